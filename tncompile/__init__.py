@@ -1,0 +1,1 @@
+"""tncompile: tensor-network generated weights, compiled to PyTorch modules."""

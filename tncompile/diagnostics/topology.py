@@ -1,0 +1,236 @@
+"""E03xx and W03xx: targets and modes. E04xx: topologies. E05xx: plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tncompile.diagnostics.diagnostic import Diagnostic, Related, Severity
+from tncompile.source import Span
+
+
+@dataclass(frozen=True)
+class BadTarget(Diagnostic):
+    """Arguments of a target that contradict each other."""
+
+    code: ClassVar = "E0301"
+    title: ClassVar = "{reason}"
+    label: ClassVar = "in this target"
+    reason: str
+
+
+@dataclass(frozen=True)
+class NothingToGenerate(Diagnostic):
+    """A weight of a single entry."""
+
+    code: ClassVar = "E0302"
+    title: ClassVar = "a weight of one entry has nothing to fold"
+    label: ClassVar = "one entry"
+
+
+@dataclass(frozen=True)
+class MostlyPadding(Diagnostic):
+    """A fold that generates far more than it keeps."""
+
+    code: ClassVar = "W0301"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = "{share:.0%} of the generated entries are padding"
+    label: ClassVar = "{entries} entries folded into {radix}^{order} = {generated}"
+    entries: int
+    radix: int
+    order: int
+    generated: int
+    share: float
+
+    def helps(self) -> tuple[str, ...]:
+        return ("another radix may waste less; `tncompile report` shows the padding",)
+
+
+@dataclass(frozen=True)
+class NotSmaller(Diagnostic):
+    """A generator with as many parameters as the weight that it generates."""
+
+    code: ClassVar = "W0302"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = "layer `{name}` does not compress: {parameters} parameters for {dense}"
+    label: ClassVar = "this topology"
+    name: str
+    parameters: int
+    dense: int
+
+
+@dataclass(frozen=True)
+class RootMisplaced(Diagnostic):
+    """A topology must begin with exactly one root."""
+
+    code: ClassVar = "E0401"
+    title: ClassVar = "{reason}"
+    label: ClassVar = "here"
+    reason: str
+
+    def helps(self) -> tuple[str, ...]:
+        return ("the first statement of a topology is its only `root`, as `root dense(5)`",)
+
+
+@dataclass(frozen=True)
+class RootTooLarge(Diagnostic):
+    """The root leaves no room for what follows."""
+
+    code: ClassVar = "E0402"
+    title: ClassVar = "the root has {wires} wires, the target has {order} modes"
+    label: ClassVar = "{wires} wires"
+    wires: int
+    order: int
+    target: Span | None
+
+    def related(self) -> tuple[Related, ...]:
+        return () if self.target is None else (Related(self.target, f"{self.order} modes"),)
+
+    def helps(self) -> tuple[str, ...]:
+        return (f"`until full` needs a root of at most {self.order - 1} wires here",)
+
+
+@dataclass(frozen=True)
+class LeftoverWires(Diagnostic):
+    """The topology ends with a row that is not the target's."""
+
+    code: ClassVar = "E0403"
+    title: ClassVar = "topology `{name}` ends with {wires} wires, the target has {order} modes"
+    label: ClassVar = "ends with {wires} wires"
+    name: str
+    wires: int
+    order: int
+    target: Span
+
+    def related(self) -> tuple[Related, ...]:
+        return (Related(self.target, f"{self.order} modes"),)
+
+    def helps(self) -> tuple[str, ...]:
+        return (
+            "`until full { expand all }` grows the row to the order of the target; `order` is that"
+            " number",
+        )
+
+
+@dataclass(frozen=True)
+class OutsideRow(Diagnostic):
+    """A place that names wires which are not there."""
+
+    code: ClassVar = "E0404"
+    title: ClassVar = "wire {wire} is outside the row of {wires} wires"
+    label: ClassVar = "the row has wires 1 to {wires} in layer {layer}"
+    wire: int
+    wires: int
+    layer: int
+
+
+@dataclass(frozen=True)
+class OverlappingPairs(Diagnostic):
+    """A wire that one statement would use twice."""
+
+    code: ClassVar = "E0405"
+    title: ClassVar = "wire {wire} is in two places of one statement"
+    label: ClassVar = "pairs must not overlap"
+    wire: int
+
+    def helps(self) -> tuple[str, ...]:
+        return ("write two `mix` statements: the second acts on what the first gives",)
+
+
+@dataclass(frozen=True)
+class WrongPlace(Diagnostic):
+    """A statement with a kind of place that it does not take."""
+
+    code: ClassVar = "E0406"
+    title: ClassVar = "`{verb}` acts on {wanted}"
+    label: ClassVar = "not a place for `{verb}`"
+    verb: str
+    wanted: str
+    example: str
+
+    def helps(self) -> tuple[str, ...]:
+        return (f"for example `{self.verb} {self.example}`",)
+
+
+@dataclass(frozen=True)
+class BadUntilFull(Diagnostic):
+    """`until full` grows the row by exactly one `expand all`."""
+
+    code: ClassVar = "E0407"
+    title: ClassVar = "`until full` needs exactly one `expand all`, and no other `expand`"
+    label: ClassVar = "{found}"
+    found: str
+
+    def notes(self) -> tuple[str, ...]:
+        return ("its widths double until the row has one wire per mode of the target",)
+
+
+@dataclass(frozen=True)
+class BlockMisplaced(Diagnostic):
+    """A block where it has no meaning."""
+
+    code: ClassVar = "E0408"
+    title: ClassVar = "{reason}"
+    label: ClassVar = "here"
+    reason: str
+
+
+@dataclass(frozen=True)
+class RowTooWide(Diagnostic):
+    """More wires than any weight needs."""
+
+    code: ClassVar = "E0409"
+    title: ClassVar = "the row grows to {wires} wires, the target has {order} modes"
+    label: ClassVar = "grows the row past the target in layer {layer}"
+    wires: int
+    order: int
+    layer: int
+
+
+@dataclass(frozen=True)
+class EmptyLayer(Diagnostic):
+    """A generator layer without statements."""
+
+    code: ClassVar = "E0410"
+    title: ClassVar = "layer {layer} of the topology is empty"
+    label: ClassVar = "no statement acts here"
+    layer: int
+
+
+@dataclass(frozen=True)
+class SizeMismatch(Diagnostic):
+    """A wire that would need two sizes at once."""
+
+    code: ClassVar = "E0411"
+    title: ClassVar = "a wire of size {inner} reaches a mode of size {outer} unchanged"
+    label: ClassVar = "gives wires of size {inner}"
+    inner: int
+    outer: int
+
+    def helps(self) -> tuple[str, ...]:
+        return ("put a `map all` between: a map changes the size of a wire",)
+
+
+@dataclass(frozen=True)
+class DoesNotFit(Diagnostic):
+    """A layer that needs more memory than there may be."""
+
+    code: ClassVar = "E0501"
+    title: ClassVar = "layer `{name}` needs {needed}, more than the {limit} of {reason}"
+    label: ClassVar = "does not fit"
+    name: str
+    needed: str
+    limit: str
+    reason: str
+    largest: str
+    origin: Span | None
+    origin_label: str
+
+    def related(self) -> tuple[Related, ...]:
+        return () if self.origin is None else (Related(self.origin, self.origin_label),)
+
+    def notes(self) -> tuple[str, ...]:
+        return (f"largest tensor: {self.largest}",)
+
+    def helps(self) -> tuple[str, ...]:
+        return (f"the smallest budget that works is {self.needed}",)
