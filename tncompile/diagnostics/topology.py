@@ -60,7 +60,17 @@ class NotSmaller(Diagnostic):
 
 
 @dataclass(frozen=True)
-class RootMisplaced(Diagnostic):
+class InTopology(Diagnostic):
+    """A fault of a topology, shown with the layer whose use of it brought it out."""
+
+    call: Span
+
+    def related(self) -> tuple[Related, ...]:
+        return (Related(self.call, "used by this layer"),)
+
+
+@dataclass(frozen=True)
+class RootMisplaced(InTopology):
     """A topology must begin with exactly one root."""
 
     code: ClassVar = "E0401"
@@ -113,7 +123,7 @@ class LeftoverWires(Diagnostic):
 
 
 @dataclass(frozen=True)
-class OutsideRow(Diagnostic):
+class OutsideRow(InTopology):
     """A place that names wires which are not there."""
 
     code: ClassVar = "E0404"
@@ -125,7 +135,7 @@ class OutsideRow(Diagnostic):
 
 
 @dataclass(frozen=True)
-class OverlappingPairs(Diagnostic):
+class OverlappingPairs(InTopology):
     """A wire that one statement would use twice."""
 
     code: ClassVar = "E0405"
@@ -153,7 +163,7 @@ class WrongPlace(Diagnostic):
 
 
 @dataclass(frozen=True)
-class BadUntilFull(Diagnostic):
+class BadUntilFull(InTopology):
     """`until full` grows the row by exactly one `expand all`."""
 
     code: ClassVar = "E0407"
@@ -166,7 +176,7 @@ class BadUntilFull(Diagnostic):
 
 
 @dataclass(frozen=True)
-class BlockMisplaced(Diagnostic):
+class BlockMisplaced(InTopology):
     """A block where it has no meaning."""
 
     code: ClassVar = "E0408"
@@ -176,7 +186,7 @@ class BlockMisplaced(Diagnostic):
 
 
 @dataclass(frozen=True)
-class RowTooWide(Diagnostic):
+class RowTooWide(InTopology):
     """More wires than any weight needs."""
 
     code: ClassVar = "E0409"
@@ -188,7 +198,7 @@ class RowTooWide(Diagnostic):
 
 
 @dataclass(frozen=True)
-class EmptyLayer(Diagnostic):
+class EmptyLayer(InTopology):
     """A generator layer without statements."""
 
     code: ClassVar = "E0410"
@@ -198,7 +208,7 @@ class EmptyLayer(Diagnostic):
 
 
 @dataclass(frozen=True)
-class SizeMismatch(Diagnostic):
+class SizeMismatch(InTopology):
     """A wire that would need two sizes at once."""
 
     code: ClassVar = "E0411"

@@ -27,6 +27,7 @@ _IGNORED = {"COMMENT", "BLANK", "STRAY"}
 _ALWAYS_ITEM = {"LAYER", "TOPOLOGY", "IMPORT"}
 _OUTER_ITEM = {"LET"}
 _FUTURE = {"network": "networks drawn tensor by tensor", "stage": "drawn networks"}
+_MODE_LISTS = "lists of modes; `modes = fold(radix = 2)` folds any weight"
 _OPEN = {"LBRACE": "RBRACE", "LPAR": "RPAR"}
 _SHOWN = {
     "NAME": "a name",
@@ -136,6 +137,10 @@ def _stray(file: SourceFile, span: Span) -> tuple[Diagnostic, int]:
     line_end = starts[line] - 1 if line < len(starts) else len(file.text)
     if file.text[span.start] == '"':
         return errors.UnterminatedString(Span(file, span.start, line_end)), line_end
+    if file.text[span.start] == "[":
+        close = file.text.find("]", span.start, line_end)
+        end = line_end if close < 0 else close + 1
+        return errors.FutureConstruct(Span(file, span.start, end), "[…]", _MODE_LISTS), end
     end = span.start + 1
     # A run of the same kind of character is one finding.
     while end < line_end and not file.text[end].isascii():

@@ -1,0 +1,349 @@
+"""Syntax trees to the intermediate representation: names are looked up, layers built.
+
+Every layer is built on its own, so that one run reports what is wrong with each of them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tncompile.diagnostics import Diagnostic, DiagnosticError, Findings
+from tncompile.diagnostics import names as errors
+from tncompile.diagnostics import syntax as syntax_errors
+from tncompile.diagnostics import topology as target_errors
+from tncompile.graph.activations import activation
+from tncompile.graph.initial import Policy
+from tncompile.graph.ir import Activation, Layer, Modes, Program
+from tncompile.graph.rows import carry_out
+from tncompile.graph.scope import Bound, Scope, Signature, fail
+from tncompile.graph.stages import assemble
+from tncompile.graph.targets import FOLD, Target, TargetCall, fold, target
+from tncompile.graph.targets import Tensor as TensorTarget
+from tncompile.source import Span
+from tncompile.syntax import Unit, ast, format_expression, standard
+
+SETTINGS = ("activation", "bias", "bond", "budget", "dtype", "init", "modes", "replaces")
+_LATER_SETTINGS = ("apply", "batch", "freeze", "groups", "share")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+_MOST_BOND = 2**16
+_STANDARD_INIT = Signature("standard", ("root_std", "mixer_noise"), 0, ("0.05", "0.01"))
+
+
+@dataclass(slots=True)
+class _Names:
+    """What a file sees: topologies with the scope that they were written in, and lets."""
+
+    topologies: dict[str, tuple[ast.Topology, Scope]] = field(default_factory=dict)
+    scope: Scope = field(default_factory=Scope)
+    first: dict[str, Span] = field(default_factory=dict)  # where the names were defined
+
+
+def build(
+    unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings
+) -> Program:
+    """The program of a file; `definitions` replace the values of its lets (`-D`).
+
+    Raises:
+        DiagnosticError: E02xx to E04xx, with the warnings found before.
+    """
+    names = _names(unit, definitions, findings)
+    _check_definitions(unit, definitions, findings)
+    nodes = [item for item in unit.file.items if isinstance(item, ast.Layer)]
+    if not nodes:
+        findings.add(errors.NoLayers(None, unit.file.source.name))
+    layers = []
+    for node in nodes:
+        try:
+            layers.append(_LayerBuilder(node, names, findings).build())
+        except DiagnosticError as error:
+            findings.extend(error.diagnostics)
+    _check_class_names(nodes, findings)
+    findings.stop_on_error()
+    return Program(Path(unit.file.source.name).name, tuple(layers))
+
+
+def class_name(layer: str) -> str:
+    """The class that a layer becomes.
+
+    >>> class_name("fc2"), class_name("conv4_2"), class_name("attnOut")
+    ('Fc2', 'Conv42', 'AttnOut')
+    """
+    return "".join(part[:1].upper() + part[1:] for part in layer.split("_"))
+
+
+def _names(
+    unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings
+) -> _Names:
+    """The names of a file: the standard ones, the imported ones, its own."""
+    names = _Names()
+    if unit is not standard():
+        names.topologies |= _names(standard(), {}, findings).topologies
+    for imported in unit.imports:
+        inner = _names(imported, {}, findings)
+        names.topologies |= inner.topologies
+        names.scope.names |= inner.scope.names
+    own: dict[str, Span] = {}
+    for item in unit.file.items:
+        if isinstance(item, ast.Topology | ast.Let):
+            kind = "topology" if isinstance(item, ast.Topology) else "name"
+            name = item.name.name
+            if name in own:
+                findings.add(errors.DefinedTwice(item.name.span, kind, name, own[name]))
+                continue
+            own[name] = item.name.span
+        if isinstance(item, ast.Let):
+            _define(item, names.scope, definitions, findings)
+        elif isinstance(item, ast.Topology):
+            _check_parameters(item, findings)
+            names.topologies[item.name.name] = (item, names.scope)
+    return names
+
+
+def _define(
+    item: ast.Let,
+    scope: Scope,
+    definitions: Mapping[str, ast.Expression],
+    findings: Findings,
+) -> None:
+    given = definitions.get(item.name.name)
+    if given is not None:
+        item = ast.Let(item.span, item.name, given)
+    scope.define(item)
+    if scope.is_arithmetic(item.value):
+        try:
+            scope.value(item.name)
+        except DiagnosticError as error:
+            findings.extend(error.diagnostics)
+
+
+def _check_parameters(item: ast.Topology, findings: Findings) -> None:
+    seen: dict[str, Span] = {}
+    required = True
+    for parameter in item.parameters:
+        name = parameter.name.name
+        if name in seen or name == "order":
+            findings.add(
+                errors.DefinedTwice(parameter.name.span, "parameter", name, seen.get(name))
+            )
+        if parameter.default is None and not required:
+            reason = "a parameter without default cannot follow one with a default"
+            findings.add(
+                errors.Conflict(parameter.span, reason, item.parameters[len(seen) - 1].span)
+            )
+        required = parameter.default is None
+        seen[name] = parameter.name.span
+
+
+def _check_definitions(
+    unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings
+) -> None:
+    known = tuple(i.name.name for i in unit.file.items if isinstance(i, ast.Let))
+    for name, value in definitions.items():
+        if name not in known:
+            file = unit.file.source.name
+            findings.add(errors.UnknownDefinition(value.span, name, file, known))
+
+
+def _check_class_names(nodes: list[ast.Layer], findings: Findings) -> None:
+    """Layers become classes `X` and `XWeight`; all of them must differ."""
+    taken: dict[str, Span] = {}
+    layers: dict[str, Span] = {}
+    for node in nodes:
+        name, span = node.name.name, node.name.span
+        if name in layers:
+            findings.add(errors.DefinedTwice(span, "layer", name, layers[name]))
+            continue
+        layers[name] = span
+        own = class_name(name)
+        for candidate in (own, f"{own}Weight"):
+            if candidate in taken:
+                findings.add(errors.ClassNameTaken(span, name, candidate, taken[candidate]))
+            elif keyword.iskeyword(candidate) or hasattr(builtins, candidate):
+                findings.add(errors.ClassNameTaken(span, name, candidate, None))
+            taken.setdefault(candidate, span)
+
+
+class _LayerBuilder:
+    """Builds one layer."""
+
+    def __init__(self, node: ast.Layer, names: _Names, findings: Findings) -> None:
+        self.node = node
+        self.names = names
+        self.scope = names.scope
+        self.findings = findings
+        self.settings: dict[str, ast.Expression] = {}
+
+    def build(self) -> Layer:
+        """The layer.
+
+        Raises:
+            DiagnosticError: what is wrong with its target, settings or topology.
+        """
+        self._collect_settings()
+        called = target(self.node.target, self.scope)
+        bond, modes = self._bond_and_modes(called.target)
+        followed = self._activation()
+        topology, scope = self._topology(modes.order)
+        row = carry_out(topology, scope, modes.order, self.node.source.span, self.node.target.span)
+        network = assemble(row, modes, bond, followed, self._policy(), self.node.source.span)
+        layer = Layer(
+            name=self.node.name.name,
+            class_name=class_name(self.node.name.name),
+            target=called.target,
+            modes=modes,
+            parameters=network.parameters,
+            stages=network.stages,
+            topology=format_expression(self.node.source),
+            bias=self._bias(called),
+            dtype=self._dtype(),
+            budget=self._budget(),
+            replaces=self._replaces(),
+            span=self.node.name.span,
+            topology_span=self.node.source.span,
+        )
+        self._warn(layer)
+        return layer
+
+    def _collect_settings(self) -> None:
+        found: list[Diagnostic] = []
+        for setting in self.node.settings:
+            name = setting.name.name
+            if name in _LATER_SETTINGS:
+                found.append(
+                    syntax_errors.FutureConstruct(setting.name.span, name, "settings to come")
+                )
+            elif name not in SETTINGS:
+                found.append(
+                    errors.UnknownName(setting.name.span, "setting", name, SETTINGS, "settings")
+                )
+            elif name in self.settings:
+                first = self.settings[name].span
+                found.append(errors.DefinedTwice(setting.span, "setting", name, first))
+            else:
+                self.settings[name] = setting.value
+        if found:
+            raise DiagnosticError(found)
+
+    def _bond_and_modes(self, wanted: Target) -> tuple[int, Modes]:
+        radix, span = 2, self.node.target.span
+        if "modes" in self.settings:
+            node, scope = self.scope.follow(self.settings["modes"])
+            span = node.span
+            if not isinstance(node, ast.Call) or node.function.name != "fold":
+                fail(
+                    errors.WrongType(node.span, "`modes`", "`fold(radix)`", "something else")
+                )
+            given = FOLD.bind(node)
+            if "radix" in given:
+                radix = scope.integer(given["radix"], "`radix`", 2, _MOST_BOND)
+        bond = radix
+        if "bond" in self.settings:
+            bond = self.scope.integer(self.settings["bond"], "`bond`", 1, _MOST_BOND)
+        return bond, fold(wanted.weight_shape, radix, span)
+
+    def _activation(self) -> Activation:
+        if "activation" not in self.settings:
+            return Activation("elu")
+        return activation(self.settings["activation"], self.scope)
+
+    def _policy(self) -> Policy:
+        if "init" not in self.settings:
+            return Policy()
+        node, scope = self.scope.follow(self.settings["init"])
+        if not isinstance(node, ast.Call) or node.function.name != "standard":
+            wanted = "`standard(root_std, mixer_noise)`"
+            fail(errors.WrongType(node.span, "`init`", wanted, "something else"))
+        given = _STANDARD_INIT.bind(node)
+        values = {
+            name: scope.number(value, f"`{name}`", 0.0) for name, value in given.items()
+        }
+        return Policy(**values)
+
+    def _topology(self, order: int) -> tuple[ast.Topology, Scope]:
+        """The topology and the scope of its body: its own file's names and its parameters."""
+        call = self.node.source
+        name, _ = self.scope.follow(call.function)
+        known = self.names.topologies
+        if not isinstance(name, ast.Identifier):
+            fail(errors.WrongType(name.span, "the source of a layer", "a topology", "a value"))
+        if name.name not in known:
+            fail(errors.UnknownName(name.span, "topology", name.name, tuple(known), "topologies"))
+        topology, written_in = known[name.name]
+        parameters = topology.parameters
+        required = sum(p.default is None for p in parameters)
+        signature = Signature(
+            name.name,
+            tuple(p.name.name for p in parameters),
+            required,
+            tuple(format_expression(p.default) for p in parameters if p.default is not None),
+        )
+        given = signature.bind(call)
+        scope = written_in.inner()
+        scope.names["order"] = order
+        for parameter in parameters:
+            key = parameter.name.name
+            if key in given:
+                scope.names[key] = Bound(given[key], self.scope, parameter.name.span)
+            else:
+                assert parameter.default is not None
+                defaults = Scope(dict(scope.names))
+                scope.names[key] = Bound(parameter.default, defaults, parameter.name.span)
+        return topology, scope
+
+    def _bias(self, called: TargetCall) -> bool:
+        own = self.settings.get("bias")
+        if own is not None and called.bias_span is not None:
+            fail(errors.Conflict(own.span, "`bias` is given twice", called.bias_span))
+        if own is not None and isinstance(called.target, TensorTarget):
+            reason = "a `Tensor` has no bias"
+            fail(errors.Conflict(own.span, reason, self.node.target.span))
+        if own is not None:
+            return self.scope.boolean(own, "`bias`")
+        return not isinstance(called.target, TensorTarget) and called.bias is not False
+
+    def _dtype(self) -> str | None:
+        if "dtype" not in self.settings:
+            return None
+        node, _ = self.scope.follow(self.settings["dtype"])
+        if not isinstance(node, ast.Identifier):
+            fail(errors.WrongType(node.span, "`dtype`", "a dtype such as `float32`", "a value"))
+        if node.name not in DTYPES:
+            fail(errors.UnknownName(node.span, "dtype", node.name, DTYPES, "dtypes"))
+        return node.name
+
+    def _budget(self) -> int | None:
+        if "budget" not in self.settings:
+            return None
+        return self.scope.integer(self.settings["budget"], "`budget`", 1)
+
+    def _replaces(self) -> str | None:
+        if "replaces" not in self.settings:
+            return None
+        return self.scope.string(self.settings["replaces"], "`replaces`")
+
+    def _warn(self, layer: Layer) -> None:
+        modes = layer.modes
+        if modes.padding * 2 > modes.generated:
+            self.findings.add(
+                target_errors.MostlyPadding(
+                    span=self.node.target.span,
+                    entries=modes.entries,
+                    radix=modes.sizes[0],
+                    order=modes.order,
+                    generated=modes.generated,
+                    share=modes.padding / modes.generated,
+                )
+            )
+        if layer.parameter_count >= layer.dense_parameter_count:
+            self.findings.add(
+                target_errors.NotSmaller(
+                    self.node.source.span,
+                    layer.name,
+                    layer.parameter_count,
+                    layer.dense_parameter_count,
+                )
+            )

@@ -1,0 +1,292 @@
+"""Names and values: what an expression of the language evaluates to.
+
+A `let` and an argument are kept as the expression they stand for, so that a name may
+stand for a number as well as for an activation or a topology; numbers are checked when
+they are defined. Every getter raises `DiagnosticError` at the span of the expression.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, assert_never
+
+from tncompile.diagnostics import Diagnostic, DiagnosticError
+from tncompile.diagnostics import names as errors
+from tncompile.source import Span
+from tncompile.syntax import ast
+
+Value = int | float | bool | str | tuple["Value", ...]
+LARGEST = 2**63
+_UNITS = {"B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for suffix, base in (("iB", 1024), ("B", 1000))
+}
+_FUNCTIONS = {"ceil": math.ceil, "floor": math.floor, "max": max, "min": min}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A name's expression, the scope in which it means something, and where it was defined."""
+
+    expression: ast.Expression
+    scope: Scope
+    span: Span | None
+
+
+@dataclass(slots=True)
+class Scope:
+    """Names in sight."""
+
+    names: dict[str, Bound | int] = field(default_factory=dict)
+
+    def inner(self) -> Scope:
+        """A scope that sees this one's names and may add its own."""
+        return Scope(dict(self.names))
+
+    def define(self, let: ast.Let) -> None:
+        """Bind a name; a second binding in the same file or topology is an error."""
+        self.names[let.name.name] = Bound(let.value, Scope(dict(self.names)), let.name.span)
+
+    def follow(self, node: ast.Expression) -> tuple[ast.Expression, Scope]:
+        """What a name stands for, until that is no bound name any more."""
+        scope = self
+        while isinstance(node, ast.Identifier):
+            bound = scope.names.get(node.name)
+            if not isinstance(bound, Bound):
+                break
+            node, scope = bound.expression, bound.scope
+        return node, scope
+
+    def is_arithmetic(self, node: ast.Expression) -> bool:
+        """Whether an expression has a value of its own (and is not the name of something)."""
+        node, scope = self.follow(node)
+        match node:
+            case ast.Identifier():
+                return node.name in scope.names
+            case ast.Call():
+                return node.function.name in _FUNCTIONS
+            case _:
+                return True
+
+    # Typed getters ---------------------------------------------------------------------
+
+    def integer(
+        self, node: ast.Expression, what: str, least: int = 1, most: int = LARGEST
+    ) -> int:
+        """A whole number from `least` to `most`."""
+        value = self.value(node)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            fail(errors.WrongType(node.span, what, "a whole number", describe(value)))
+        if not least <= value <= most:
+            expected = f"at least {least}" if most == LARGEST else f"from {least} to {most}"
+            fail(errors.OutOfRange(node.span, what, expected, str(value)))
+        return value
+
+    def number(
+        self, node: ast.Expression, what: str, least: float = -LARGEST, positive: bool = False
+    ) -> float:
+        """A number, at least `least`."""
+        value = self.value(node)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            fail(errors.WrongType(node.span, what, "a number", describe(value)))
+        if value < least or (positive and value <= 0):
+            expected = "positive" if positive else f"at least {least:g}"
+            fail(errors.OutOfRange(node.span, what, expected, f"{value:g}"))
+        return float(value)
+
+    def boolean(self, node: ast.Expression, what: str) -> bool:
+        """`true` or `false`."""
+        value = self.value(node)
+        if not isinstance(value, bool):
+            fail(errors.WrongType(node.span, what, "`true` or `false`", describe(value)))
+        return value
+
+    def string(self, node: ast.Expression, what: str) -> str:
+        """A string."""
+        value = self.value(node)
+        if not isinstance(value, str):
+            fail(errors.WrongType(node.span, what, "a string", describe(value)))
+        return value
+
+    # Evaluation ------------------------------------------------------------------------
+
+    def value(self, node: ast.Expression) -> Value:
+        """The value of any expression."""
+        match node:
+            case ast.Number() | ast.String() | ast.Boolean():
+                return node.value
+            case ast.Size():
+                return _in_range(node, round(node.value * _UNITS[node.unit]))
+            case ast.Tuple():
+                return tuple(self.value(item) for item in node.items)
+            case ast.Identifier():
+                return self._lookup(node)
+            case ast.Call():
+                return self._call(node)
+            case ast.Negative():
+                return -self._numeric(node.operand)
+            case ast.Binary():
+                return self._binary(node)
+            case _:
+                assert_never(node)
+
+    def _lookup(self, node: ast.Identifier) -> Value:
+        bound = self.names.get(node.name)
+        if bound is None:
+            fail(errors.UnknownName(node.span, "name", node.name, tuple(self.names), "names"))
+        return bound if isinstance(bound, int) else bound.scope.value(bound.expression)
+
+    def _call(self, node: ast.Call) -> Value:
+        name = node.function.name
+        if name not in _FUNCTIONS:
+            known = tuple(_FUNCTIONS)
+            fail(errors.UnknownName(node.function.span, "function", name, known, "functions"))
+        values = []
+        for argument in node.arguments:
+            if argument.name is not None:
+                fail(
+                    errors.UnexpectedArgument(
+                        argument.span, name, "has no named arguments", f"{name}(x)"
+                    )
+                )
+            values.append(self._numeric(argument.value))
+        if len(values) < (one := 1) or (name in ("ceil", "floor") and len(values) > one):
+            wrong = node.span
+            fail(errors.WrongType(wrong, f"`{name}`", "called with one number", f"{len(values)}"))
+        if name in ("ceil", "floor"):
+            return _FUNCTIONS[name](values[0])
+        return _FUNCTIONS[name](values)  # type: ignore[call-overload, no-any-return]
+
+    def _numeric(self, node: ast.Expression) -> int | float:
+        value = self.value(node)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            fail(errors.WrongType(node.span, "an operand", "a number", describe(value)))
+        return value
+
+    def _binary(self, node: ast.Binary) -> int | float:
+        left, right = self._numeric(node.left), self._numeric(node.right)
+        try:
+            match node.operator:
+                case "+":
+                    result: int | float = left + right
+                case "-":
+                    result = left - right
+                case "*":
+                    result = left * right
+                case "mod":
+                    result = left % right
+                case "/":
+                    whole = isinstance(left, int) and isinstance(right, int)
+                    result = left // right if whole and left % right == 0 else left / right
+                case _:
+                    result = _power(left, right)
+        except ZeroDivisionError:
+            fail(errors.ArithmeticFault(node.span, "division by zero"))
+        except (OverflowError, ValueError):
+            fail(errors.ArithmeticFault(node.span, "beyond 2^63"))
+        return _in_range(node, result)
+
+
+def _power(left: int | float, right: int | float) -> int | float:
+    # Refuse before computing: 9^9^9 as an exact integer would take all memory.
+    if abs(left) > 1 and right > 64:
+        raise OverflowError
+    result = left**right
+    if isinstance(result, complex):
+        raise ValueError
+    return result
+
+
+def _in_range(node: ast.Expression, value: int | float) -> int | float:
+    if not math.isfinite(value) or abs(value) >= LARGEST:
+        fail(errors.ArithmeticFault(node.span, "beyond 2^63"))
+    return value
+
+
+def describe(value: Value) -> str:
+    """A value in the words of an error message."""
+    match value:
+        case bool():
+            return "`true`" if value else "`false`"
+        case str():
+            return "a string"
+        case tuple():
+            return "a tuple"
+        case _:
+            return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fail(diagnostic: Diagnostic) -> NoReturn:
+    """Raise one diagnostic as an error."""
+    raise DiagnosticError([diagnostic])
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a call accepts: names in order, the first `required` of them without default."""
+
+    function: str
+    names: tuple[str, ...]
+    required: int
+    defaults: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The signature as a user would write a call."""
+        optional = zip(self.names[self.required :], self.defaults, strict=True)
+        parts = [*self.names[: self.required], *(f"{n} = {d}" for n, d in optional)]
+        return f"{self.function}({', '.join(parts)})"
+
+    def bind(self, call: ast.Call) -> dict[str, ast.Expression]:
+        """Arguments of a call by name; optional ones that are absent are left out.
+
+        Raises:
+            DiagnosticError: E0202, E0203, E0204, all that are wrong with the call.
+        """
+        bound: dict[str, ast.Expression] = {}
+        found: list[Diagnostic] = []
+
+        def refuse(span: Span, problem: str, name: str = "") -> None:
+            found.append(
+                errors.UnexpectedArgument(
+                    span, self.function, problem, str(self), name, self.names
+                )
+            )
+
+        for position, argument in enumerate(call.arguments):
+            if argument.name is None:
+                if position >= len(self.names):
+                    refuse(argument.span, f"takes at most {_arguments(len(self.names))}")
+                    continue
+                if any(a.name is not None for a in call.arguments[:position]):
+                    refuse(argument.span, "takes no positional argument after a named one")
+                    continue
+                name = self.names[position]
+            else:
+                name = argument.name.name
+                if name not in self.names:
+                    refuse(argument.name.span, f"has no argument `{name}`", name)
+                    continue
+            if name in bound:
+                found.append(
+                    errors.DefinedTwice(argument.span, "argument", name, bound[name].span)
+                )
+                continue
+            bound[name] = argument.value
+        missing: Sequence[str] = [n for n in self.names[: self.required] if n not in bound]
+        if not found:
+            found += [
+                errors.MissingArgument(call.span, self.function, name, str(self))
+                for name in missing
+            ]
+        if found:
+            raise DiagnosticError(found)
+        return bound
+
+
+def _arguments(number: int) -> str:
+    return "1 argument" if number == 1 else f"{number} arguments"
