@@ -1,0 +1,326 @@
+"""Window plans: a stage as matrix products on contiguous groups of wires, right to left.
+
+Cores act in place on an ordered row of wires. So a window of wires advances by one
+product `Y[l, o, r] = sum_i K[o, i] X[l, i, r]` on views, with no transpose, where K is the
+small matrix of all cores in the window. The incoming wires are cut into blocks; from the
+right, each step carries out the cores whose leftmost ancestor lies in its block. A mixer
+that crosses two blocks so belongs to the left one, which takes the neighbour's wires in as
+well. The cuts are chosen by dynamic programming over the row, by predicted time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tncompile.graph.ir import Core, Index, Stage
+from tncompile.plan.cost import Profile, steps_seconds
+from tncompile.plan.schedule import (
+    Apply,
+    CoreMatrix,
+    CoreTensor,
+    Identity,
+    Kron,
+    Ref,
+    Schedule,
+    State,
+    Step,
+    Window,
+)
+
+# A window's matrix beyond this size costs more to make than it saves on any known device.
+LARGEST_MATRIX = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """A core acting on the row: its place among the stage's cores, its wires."""
+
+    core: int
+    inputs: tuple[str, ...]
+    outputs: tuple[Index, ...]
+    leftmost: int  # the leftmost source that it depends on
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Part of a window's matrix under construction; `matrix` None is the identity."""
+
+    wires: tuple[Index, ...]  # its outputs
+    columns: int
+    matrix: Ref | None
+
+
+class Row:
+    """A stage as actions on a row of sources; None from `of` if it is not one.
+
+    Sources are the incoming wires; in the first stage the legs of a single root, or one
+    wire of size 1 for each of several roots.
+    """
+
+    def __init__(
+        self, stage: Stage, start: Step | None, sources: list[Index], actions: list[_Action]
+    ) -> None:
+        self.stage = stage
+        self.start = start
+        self.sources = sources
+        self.actions = actions
+
+    @staticmethod
+    def of(stage: Stage) -> Row | None:
+        """The stage as a row, if every core takes neighbouring wires and puts its own there."""
+        roots = [k for k, c in enumerate(stage.cores) if not c.inputs]
+        start: Step | None
+        virtual: dict[int, Index] = {}
+        if stage.incoming:
+            if roots:
+                return None
+            sources = list(stage.incoming)
+            start = State(math.prod(i.size for i in sources))
+        elif len(roots) == 1:
+            sources = list(stage.cores[roots[0]].indices)
+            start = CoreTensor(roots[0], math.prod(i.size for i in sources))
+        else:
+            virtual = {k: Index(f"root {k}", 1) for k in roots}
+            sources, start = list(virtual.values()), None
+        actions = _actions(stage, sources, virtual, bool(start))
+        return None if actions is None else Row(stage, start, sources, actions)
+
+    def after(self, boundary: int) -> list[Index]:
+        """The row when all actions that depend on sources from `boundary` on are done."""
+        row = list(self.sources)
+        for action in self.actions:
+            if action.leftmost >= boundary:
+                _act(row, action)
+        return row
+
+
+def _actions(
+    stage: Stage, sources: list[Index], virtual: dict[int, Index], has_start: bool
+) -> list[_Action] | None:
+    leftmost = {index.name: k for k, index in enumerate(sources)}
+    if len(leftmost) != len(sources):
+        return None
+    row = list(sources)
+    actions = []
+    for number, core in enumerate(stage.cores):
+        if not core.inputs and has_start:
+            continue
+        inputs = (virtual[number].name,) if number in virtual else core.inputs
+        if not set(inputs) <= leftmost.keys():
+            return None
+        action = _Action(
+            core=number,
+            inputs=inputs,
+            outputs=core.output_indices,
+            leftmost=min(leftmost[name] for name in inputs),
+        )
+        if not _act(row, action):
+            return None
+        for index in action.outputs:
+            leftmost[index.name] = action.leftmost
+        actions.append(action)
+    return actions if tuple(row) == stage.outgoing else None
+
+
+def _act(row: list[Index], action: _Action) -> bool:
+    """Replace an action's inputs by its outputs; False if they are not neighbours in order."""
+    names = [i.name for i in row]
+    if action.inputs[0] not in names:
+        return False
+    at = names.index(action.inputs[0])
+    if tuple(names[at : at + len(action.inputs)]) != action.inputs:
+        return False
+    row[at : at + len(action.inputs)] = action.outputs
+    return True
+
+
+def window_schedule(stage: Stage, itemsize: int, profile: Profile) -> Schedule | None:
+    """The fastest window plan of a stage; None where windows do not apply."""
+    row = Row.of(stage)
+    if row is None:
+        return None
+    cuts = _best_cuts(row, itemsize, profile)
+    builder = _Builder(row)
+    for first, end in cuts:
+        builder.step(first, end)
+    return builder.schedule()
+
+
+def _best_cuts(row: Row, itemsize: int, profile: Profile) -> list[tuple[int, int]]:
+    """Blocks of sources, right to left, by dynamic programming over the cut positions.
+
+    What lies right of a cut depends on the cut alone, so the time of a block depends on its
+    two ends alone. A forward and a backward pass cost three times the forward one, so the
+    order of candidates is the forward order.
+    """
+    count = len(row.sources)
+    best: dict[int, tuple[float, list[tuple[int, int]]]] = {count: (0.0, [])}
+    for end in range(count, 0, -1):
+        if end not in best:
+            continue
+        seconds, cuts = best[end]
+        for first in range(end - 1, -1, -1):
+            builder = _Builder(row, begun=end < count)
+            added = builder.step(first, end)
+            if added is not None and added.inner * added.outer > LARGEST_MATRIX:
+                # Larger blocks have larger matrices still; a single source must be possible.
+                if first < end - 1:
+                    break
+            total = seconds + steps_seconds(builder.steps, itemsize, profile)
+            if first not in best or total < best[first][0]:
+                best[first] = (total, [*cuts, (first, end)])
+    return best[0][1]
+
+
+class _Builder:
+    """Writes the steps of a window plan, block after block from the right."""
+
+    def __init__(self, row: Row, begun: bool = False) -> None:
+        self.row = row
+        self.steps: list[Step] = []
+        self.windows: list[Window] = []
+        self.closed = True  # no open wire lies beyond a window
+        start = State(1) if row.start is None and begun else row.start
+        self.state = None if start is None else self._add(start)
+
+    def _add(self, step: Step) -> Ref:
+        self.steps.append(step)
+        return len(self.steps) - 1
+
+    def step(self, first: int, end: int) -> Window | None:
+        """Carry out the actions that begin in the sources `first` to `end` (exclusive)."""
+        actions = [a for a in self.row.actions if first <= a.leftmost < end]
+        if not actions:
+            return None
+        before = self.row.after(end)
+        low, high = _reach(before, actions)
+        inside = before[low:high]
+        matrix, outputs = self._matrix(inside, actions)
+        window = Window(
+            cores=tuple(a.core for a in actions),
+            matrix=matrix,
+            left=math.prod(i.size for i in before[:low]),
+            inner=math.prod(i.size for i in inside),
+            outer=math.prod(i.size for i in outputs),
+            right=math.prod(i.size for i in before[high:]),
+            open_outer=self._open(first, outputs, before[high:]),
+        )
+        if self.state is None:  # several roots: the first column is the state itself
+            self.state = matrix
+        else:
+            self.state = self._add(
+                Apply(matrix, self.state, window.left, window.inner, window.outer, window.right)
+            )
+        self.windows.append(window)
+        return window
+
+    def _open(self, first: int, outputs: tuple[Index, ...], beyond: list[Index]) -> int:
+        """Size of the leading outputs up to the last one that a later block takes in."""
+        later = {
+            name for a in self.row.actions if a.leftmost < first for name in a.inputs
+        }
+        self.closed = self.closed and not any(i.name in later for i in beyond)
+        taken = [k for k, i in enumerate(outputs) if i.name in later]
+        return math.prod(i.size for i in outputs[: taken[-1] + 1]) if taken else 1
+
+    def _matrix(
+        self, inside: list[Index], actions: list[_Action]
+    ) -> tuple[Ref, tuple[Index, ...]]:
+        """The matrix of the actions on a group of wires, and the wires that it gives."""
+        pieces = [_Piece((index,), index.size, None) for index in inside]
+        for action in actions:
+            pieces = self._extend(pieces, action)
+        while len(pieces) > 1:
+            pieces[:2] = [self._join(pieces[0], pieces[1])]
+        (piece,) = pieces
+        assert piece.matrix is not None
+        return piece.matrix, piece.wires
+
+    def _extend(self, pieces: list[_Piece], action: _Action) -> list[_Piece]:
+        """Let one core act on the pieces that hold its inputs."""
+        touched = [k for k, p in enumerate(pieces) if {i.name for i in p.wires} & {*action.inputs}]
+        low, high = touched[0], touched[-1] + 1
+        core = self.row.stage.cores[action.core]
+        loaded = self._load(action, core)
+        merged = pieces[low]
+        untouched = all(p.matrix is None for p in pieces[low:high])
+        if untouched and sum(len(p.wires) for p in pieces[low:high]) == len(action.inputs):
+            columns = math.prod(p.columns for p in pieces[low:high])
+            new = _Piece(action.outputs, columns, loaded)
+            return [*pieces[:low], new, *pieces[high:]]
+        for piece in pieces[low + 1 : high]:
+            merged = self._join(merged, piece)
+        wires = list(merged.wires)
+        at = [i.name for i in wires].index(action.inputs[0])
+        count = len(action.inputs)
+        left = math.prod(i.size for i in wires[:at])
+        inner = math.prod(i.size for i in wires[at : at + count])
+        right = math.prod(i.size for i in wires[at + count :]) * merged.columns
+        outer = math.prod(i.size for i in action.outputs)
+        assert merged.matrix is not None
+        matrix = self._add(Apply(loaded, merged.matrix, left, inner, outer, right))
+        wires[at : at + count] = action.outputs
+        return [*pieces[:low], _Piece(tuple(wires), merged.columns, matrix), *pieces[high:]]
+
+    def _load(self, action: _Action, core: Core) -> Ref:
+        rows = math.prod(i.size for i in core.output_indices)
+        columns = math.prod(i.size for i in core.input_indices)
+        return self._add(CoreMatrix(action.core, rows, columns))
+
+    def _join(self, left: _Piece, right: _Piece) -> _Piece:
+        """Two neighbouring pieces as one."""
+        wires, columns = left.wires + right.wires, left.columns * right.columns
+        if left.matrix is None and right.matrix is None:
+            return _Piece(wires, columns, None)
+        rows = math.prod(i.size for i in wires)
+        one, other = self._given(left), self._given(right)
+        return _Piece(wires, columns, self._add(Kron(one, other, rows, columns)))
+
+    def _given(self, piece: _Piece) -> Ref:
+        return self._add(Identity(piece.columns)) if piece.matrix is None else piece.matrix
+
+    def schedule(self) -> Schedule:
+        """The finished plan."""
+        assert self.state == len(self.steps) - 1
+        return Schedule(
+            kind="windows",
+            steps=tuple(self.steps),
+            windows=tuple(self.windows) if self.closed else (),
+            description=tuple(self._describe(w) for w in self.windows),
+        )
+
+    def _describe(self, window: Window) -> str:
+        cores = [self.row.stage.cores[k] for k in window.cores]
+        slots: dict[str, list[int]] = {}
+        for core in cores:
+            slots.setdefault(core.parameter or str(core.kind), []).append((core.slot or 0) + 1)
+        names = ", ".join(f"{name}[{_ranges(s)}]" for name, s in slots.items())
+        return (
+            f"window {names}: ({window.outer} x {window.inner}) on"
+            f" ({window.left}, {window.inner}, {window.right})"
+        )
+
+
+def _reach(before: list[Index], actions: list[_Action]) -> tuple[int, int]:
+    """The positions of a row that actions touch, from the first to behind the last."""
+    origin = {index.name: (k, k) for k, index in enumerate(before)}
+    low, high = len(before), 0
+    for action in actions:
+        first = min(origin[name][0] for name in action.inputs)
+        last = max(origin[name][1] for name in action.inputs)
+        for index in action.outputs:
+            origin[index.name] = (first, last)
+        low, high = min(low, first), max(high, last + 1)
+    return low, high
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Numbers with runs shortened: 1..4, 7."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{p[0]}..{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
