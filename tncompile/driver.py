@@ -1,0 +1,170 @@
+"""Text in, artefact out: one list of phases, each checked before the next.
+
+    load     files and imports to syntax trees              (diagnostics E01xx)
+    build    syntax trees to the program                    (diagnostics E02xx to E04xx)
+    verify   the program keeps its own rules
+    plan     schedules, costs, memory                       (diagnostics E05xx)
+    emit     linear programs, rendered by a backend
+    check    the rendered text is on the allow-list
+
+Nothing is written anywhere but by `write`, which replaces its target whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from tncompile.diagnostics import Diagnostic, DiagnosticError, Findings
+from tncompile.emit import Header, check, clean_comment, load_backend, module_program
+from tncompile.graph.build import build
+from tncompile.graph.ir import Program
+from tncompile.graph.verify import verify
+from tncompile.plan import Memory, Plan, make_plan
+from tncompile.source import SourceFile
+from tncompile.syntax import (
+    Unit,
+    ast,
+    format_expression,
+    load,
+    parse_expression,
+    read,
+    source_hash,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller may set besides the source.
+
+    `definitions` replace lets of the file, as expressions of the language. `budget` is the
+    most bytes that one forward and backward pass of a layer may keep alive, None for this
+    machine's memory.
+    """
+
+    backend: str = "torch"
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    budget: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A planned program with the warnings found on the way."""
+
+    unit: Unit
+    plan: Plan
+    warnings: tuple[Diagnostic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A rendered module."""
+
+    text: str
+    plan: Plan
+    warnings: tuple[Diagnostic, ...]
+
+
+def source_from(path_or_text: str | os.PathLike[str]) -> SourceFile:
+    """A source file from a path, or from the text itself.
+
+    A `Path` and a string without line end or brace is a path; any other string is text.
+
+    Raises:
+        DiagnosticError: E0101, E0102 for a path.
+    """
+    if isinstance(path_or_text, os.PathLike) or not set(path_or_text) & set("\n{("):
+        return read(Path(path_or_text))
+    return SourceFile("<text>", path_or_text)
+
+
+def read_program(path_or_text: str | os.PathLike[str]) -> Program:
+    """The verified program of a file or text, with no definitions from outside."""
+    unit = load(source_from(path_or_text))
+    return verify(build(unit, {}, Findings()))
+
+
+def plan_source(source: SourceFile, options: Options) -> Planned:
+    """All phases up to the plan.
+
+    Raises:
+        DiagnosticError: whatever is wrong with the source, warnings included.
+    """
+    findings = Findings()
+    definitions = _definitions(options.definitions)
+    unit = load(source)
+    program = verify(build(unit, definitions, findings))
+    memory = None if options.budget is None else Memory(options.budget, "the budget given")
+    plan = make_plan(program, findings, memory=memory)
+    return Planned(unit, plan, findings.warnings)
+
+
+def compile_source(source: SourceFile, options: Options) -> Compiled:
+    """All phases: the text of a module.
+
+    Raises:
+        DiagnosticError: whatever is wrong with the source.
+        UnknownBackend: no backend of this name is installed.
+    """
+    backend = load_backend(options.backend)
+    planned = plan_source(source, options)
+    text = backend.render(module_program(planned.plan, _header(planned.unit, options)))
+    check(text)
+    return Compiled(text, planned.plan, planned.warnings)
+
+
+def _definitions(given: Mapping[str, str]) -> dict[str, ast.Expression]:
+    findings = Findings()
+    parsed: dict[str, ast.Expression] = {}
+    for name, text in given.items():
+        try:
+            parsed[name] = parse_expression(SourceFile(f"-D {name}", text))
+        except DiagnosticError as error:
+            findings.extend(error.diagnostics)
+    findings.stop_on_error()
+    return parsed
+
+
+def _header(unit: Unit, options: Options) -> Header:
+    name = Path(unit.file.source.name).name
+    words = ["tncompile", "compile", name, "--backend", options.backend]
+    for key, value in sorted(_definitions(options.definitions).items()):
+        words += ["-D", f"{key}={format_expression(value)}"]
+    if options.budget is not None:
+        words += ["--budget", str(options.budget)]
+    return Header(
+        version=version("tncompile"),
+        source=clean_comment(name),
+        sha256=source_hash(unit),
+        command=clean_comment(shlex.join(words)),
+    )
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file's content, whole or not at all.
+
+    Raises:
+        OSError: the folder is missing or may not be written.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=False)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(text.encode())
+        # mkstemp makes private files; give this one the mode that open() would have.
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        os.chmod(temporary, mode & 0o777)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

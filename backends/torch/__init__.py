@@ -1,0 +1,26 @@
+"""The PyTorch backend: readable modules that import torch and nothing else.
+
+`backend` is what the entry point names. `lowering` turns linear programs into lines of
+PyTorch, `activations` says how each activation is written, `views` holds what the
+templates see.
+"""
+
+from __future__ import annotations
+
+from tncompile.emit import ModuleProgram, environment
+
+from .views import module_view
+
+
+class TorchBackend:
+    """Renders PyTorch modules; PyTorch differentiates them."""
+
+    name = "torch"
+
+    def render(self, program: ModuleProgram) -> str:
+        """The text of a standalone module."""
+        template = environment(__name__).get_template("module.py.jinja")
+        return template.render(module=module_view(program))
+
+
+backend = TorchBackend()

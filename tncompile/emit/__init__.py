@@ -1,0 +1,26 @@
+"""From plans to text.
+
+`program` turns schedules into linear programs with names, `environment` is the strict
+Jinja environment, `safety` the allow-list for what comes out, `backend` the protocol that
+plug-ins implement and the place where they are found.
+"""
+
+from tncompile.emit.backend import Backend, UnknownBackend, backend_names, load_backend
+from tncompile.emit.environment import environment
+from tncompile.emit.program import Header, LayerProgram, ModuleProgram, clean_comment, module_program
+from tncompile.emit.safety import UnsafeModule, check
+
+__all__ = [
+    "Backend",
+    "Header",
+    "LayerProgram",
+    "ModuleProgram",
+    "UnknownBackend",
+    "UnsafeModule",
+    "backend_names",
+    "check",
+    "clean_comment",
+    "environment",
+    "load_backend",
+    "module_program",
+]

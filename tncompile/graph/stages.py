@@ -83,6 +83,10 @@ class _Assembly:
                 )
             )
             incoming = outgoing
+        if not self.parameters:
+            assert self.row.root_node is not None
+            reason = "nothing to train: the root is constant and no core follows"
+            fail(errors.RootMisplaced(self.row.root_node.span, self.call, reason))
         return Generator(tuple(self.parameters), tuple(stages))
 
     # Sizes -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tncompile.plan.schedule import (
     Contract,
     Identity,
     Kron,
+    Ones,
     Rearrange,
     Schedule,
     Step,
@@ -85,7 +86,7 @@ def step_flops(step: Step) -> int:
 def written_entries(step: Step) -> int:
     """Entries that a step writes to memory; views write none."""
     match step:
-        case Apply() | Kron() | Identity():
+        case Apply() | Kron() | Identity() | Ones():
             return math.prod(step.shape)
         case Rearrange():
             return step.size if step.arrangement.moves_data else 0

@@ -9,7 +9,6 @@ planner can be replaced without touching it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 Ref = int
@@ -29,7 +28,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class CoreTensor:
-    """A core of the stage, by its position in `Stage.cores`, flat in its parameter's order."""
+    """A trained core, by its position in `Stage.cores`, flat in its parameter's order."""
 
     core: int
     size: int
@@ -42,7 +41,7 @@ class CoreTensor:
 
 @dataclass(frozen=True, slots=True)
 class CoreMatrix:
-    """A core as the matrix (outputs, inputs)."""
+    """A trained core as the matrix (outputs, inputs)."""
 
     core: int
     rows: int
@@ -56,7 +55,7 @@ class CoreMatrix:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity matrix, for wires of a window that no core touches."""
+    """The identity matrix: wires of a window that no core touches, copies of an index."""
 
     size: int
 
@@ -64,6 +63,18 @@ class Identity:
     def shape(self) -> tuple[int, ...]:
         """(size, size)."""
         return (self.size, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Ones:
+    """A column of ones, for the wires of a `root ones(n)`."""
+
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(size, 1)."""
+        return (self.size, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +94,11 @@ class Kron:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """`Y[l, o, r] = sum_i K[o, i] X[l, i, r]`: a matrix advances a window of wires in place."""
+    """`Y[l, o, r] = sum_i K[o, i] X[l, i, r]`: a matrix advances a window of wires in place.
+
+    `rows` is None when the operand is the state. When it is a window's matrix under
+    construction, its columns are part of `right` and the result is a matrix of `rows` rows.
+    """
 
     matrix: Ref
     operand: Ref
@@ -91,11 +106,14 @@ class Apply:
     inner: int
     outer: int
     right: int
+    rows: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(left, outer, right)."""
-        return (self.left, self.outer, self.right)
+        """(left, outer, right), or (rows, columns)."""
+        if self.rows is None:
+            return (self.left, self.outer, self.right)
+        return (self.rows, self.left * self.outer * self.right // self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +162,7 @@ class Rearrange:
         return (self.size,)
 
 
-Step = (
-    State | CoreTensor | CoreMatrix | Identity | Kron | Apply | Contract | Rearrange
-)
+Step = State | CoreTensor | CoreMatrix | Identity | Ones | Kron | Apply | Contract | Rearrange
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +170,14 @@ class Window:
     """One window plan's entry: these cores advance a contiguous group of wires.
 
     `matrix` is the step that holds their matrix K, of `outer` × `inner`, for a state seen as
-    (left, inner, right). The first `open_outer` of the outer index is made of wires that a
+    (left, inner, right), and `applied` the step that advances the state by it (the same step
+    where the state begins with K itself). The first `open_outer` of the outer index is made of wires that a
     later window still takes in; the rest, and all of `right`, are final.
     """
 
     cores: tuple[int, ...]
     matrix: Ref
+    applied: Ref
     left: int
     inner: int
     outer: int
@@ -168,22 +186,27 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What the steps from this one on do, in words."""
+
+    step: Ref
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """How one stage is carried out; the last step makes the outgoing state.
 
-    `kind` is "windows" or "tree". `windows` is empty for trees, and for a window plan in
-    which an open wire lies beyond a window.
+    `kind` is "windows" or "tree"; `windows` is empty for trees. `complete` tells whether the
+    final parts of the windows make up the whole state: then an entry of the state can be had
+    from one row of each window's matrix, without making the state.
     """
 
     kind: str
     steps: tuple[Step, ...]
     windows: tuple[Window, ...]
-    description: tuple[str, ...]
-
-    @property
-    def largest(self) -> int:
-        """Entries of the largest value."""
-        return max(math.prod(s.shape) for s in self.steps)
+    complete: bool
+    notes: tuple[Note, ...]
 
 
 def operands(step: Step) -> tuple[Ref, ...]:

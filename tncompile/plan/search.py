@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 import cotengra
 
-from tncompile.graph.ir import Index, Stage
+from tncompile.graph.ir import Core, CoreKind, Index, Stage
 from tncompile.plan.schedule import (
     Arrangement,
     Contract,
     CoreTensor,
+    Identity,
+    Note,
+    Ones,
     Rearrange,
     Ref,
     Schedule,
@@ -73,7 +76,7 @@ class _Lowering:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.steps: list[Step] = []
-        self.description: list[str] = []
+        self.notes: list[Note] = []
 
     def run(self) -> Schedule:
         """All steps of the tree."""
@@ -81,7 +84,7 @@ class _Lowering:
         if self.stage.incoming:
             live[0] = self._leaf(State(_size(self.stage.incoming)), self.stage.incoming)
         for number, core in enumerate(self.stage.cores):
-            live[len(live)] = self._leaf(CoreTensor(number, _size(core.indices)), core.indices)
+            live[len(live)] = self._leaf(_core_step(number, core), core.indices)
         path = contraction_path([t.indices for t in live.values()], self.stage.outgoing)
         count = len(live)
         for number, (one, other) in enumerate(path):
@@ -91,11 +94,15 @@ class _Lowering:
             live[count + number] = self._contract(left, right, kept)
         (last,) = live.values()
         self._finish(last)
-        return Schedule("tree", tuple(self.steps), (), tuple(self.description))
+        return Schedule("tree", tuple(self.steps), (), False, tuple(self.notes))
 
     def _add(self, step: Step) -> Ref:
         self.steps.append(step)
         return len(self.steps) - 1
+
+    def _note(self, text: str) -> None:
+        """Describe the step that was added last."""
+        self.notes.append(Note(len(self.steps) - 1, text))
 
     def _leaf(self, step: Step, indices: tuple[Index, ...]) -> _Tensor:
         return _Tensor(self._add(step), indices)
@@ -118,18 +125,29 @@ class _Lowering:
         )
         moved = sum(a.moves_data for a in (step.left_arrangement, step.right_arrangement))
         note = f", {moved} operand{'s' if moved > 1 else ''} permuted" if moved else ""
-        self.description.append(
+        result = _Tensor(self._add(step), batch + rows + columns)
+        self._note(
             f"contract {step.batch} x ({step.rows}, {step.inner}) ({step.inner}, {step.columns})"
             f"{note}"
         )
-        return _Tensor(self._add(step), batch + rows + columns)
+        return result
 
     def _finish(self, last: _Tensor) -> None:
         arrangement = arrange(last.indices, (self.stage.outgoing,))
         if arrangement.moves_data:
             size = _size(last.indices)
             self._add(Rearrange(last.ref, arrangement, size))
-            self.description.append(f"permute {size} entries")
+            self._note(f"permute {size} entries")
+
+
+def _core_step(number: int, core: Core) -> Step:
+    match core.kind:
+        case CoreKind.ONES:
+            return Ones(core.indices[0].size)
+        case CoreKind.COPY:
+            return Identity(core.indices[0].size)
+        case _:
+            return CoreTensor(number, _size(core.indices))
 
 
 def arrange(

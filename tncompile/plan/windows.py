@@ -11,9 +11,10 @@ well. The cuts are chosen by dynamic programming over the row, by predicted time
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tncompile.graph.ir import Core, Index, Stage
+from tncompile.graph.ir import Core, CoreKind, Index, Stage
 from tncompile.plan.cost import Profile, steps_seconds
 from tncompile.plan.schedule import (
     Apply,
@@ -21,6 +22,8 @@ from tncompile.plan.schedule import (
     CoreTensor,
     Identity,
     Kron,
+    Note,
+    Ones,
     Ref,
     Schedule,
     State,
@@ -76,10 +79,10 @@ class Row:
             if roots:
                 return None
             sources = list(stage.incoming)
-            start = State(math.prod(i.size for i in sources))
-        elif len(roots) == 1:
+            start = State(_size(sources))
+        elif len(roots) == 1 and stage.cores[roots[0]].kind is CoreKind.ROOT:
             sources = list(stage.cores[roots[0]].indices)
-            start = CoreTensor(roots[0], math.prod(i.size for i in sources))
+            start = CoreTensor(roots[0], _size(sources))
         else:
             virtual = {k: Index(f"root {k}", 1) for k in roots}
             sources, start = list(virtual.values()), None
@@ -180,7 +183,8 @@ class _Builder:
         self.row = row
         self.steps: list[Step] = []
         self.windows: list[Window] = []
-        self.closed = True  # no open wire lies beyond a window
+        self.notes: list[Note] = []
+        self.closed = True  # no open wire lies beyond a window so far
         start = State(1) if row.start is None and begun else row.start
         self.state = None if start is None else self._add(start)
 
@@ -193,25 +197,28 @@ class _Builder:
         actions = [a for a in self.row.actions if first <= a.leftmost < end]
         if not actions:
             return None
+        begin = len(self.steps)
         before = self.row.after(end)
         low, high = _reach(before, actions)
         inside = before[low:high]
         matrix, outputs = self._matrix(inside, actions)
-        window = Window(
-            cores=tuple(a.core for a in actions),
-            matrix=matrix,
-            left=math.prod(i.size for i in before[:low]),
-            inner=math.prod(i.size for i in inside),
-            outer=math.prod(i.size for i in outputs),
-            right=math.prod(i.size for i in before[high:]),
-            open_outer=self._open(first, outputs, before[high:]),
-        )
+        left, right = _size(before[:low]), _size(before[high:])
+        inner, outer = _size(inside), _size(outputs)
         if self.state is None:  # several roots: the first column is the state itself
             self.state = matrix
         else:
-            self.state = self._add(
-                Apply(matrix, self.state, window.left, window.inner, window.outer, window.right)
-            )
+            self.state = self._add(Apply(matrix, self.state, left, inner, outer, right))
+        window = Window(
+            cores=tuple(a.core for a in actions),
+            matrix=matrix,
+            applied=self.state,
+            left=left,
+            inner=inner,
+            outer=outer,
+            right=right,
+            open_outer=self._open(first, outputs, before[high:]),
+        )
+        self.notes.append(Note(begin, self._describe(window)))
         self.windows.append(window)
         return window
 
@@ -254,18 +261,21 @@ class _Builder:
         wires = list(merged.wires)
         at = [i.name for i in wires].index(action.inputs[0])
         count = len(action.inputs)
-        left = math.prod(i.size for i in wires[:at])
-        inner = math.prod(i.size for i in wires[at : at + count])
-        right = math.prod(i.size for i in wires[at + count :]) * merged.columns
-        outer = math.prod(i.size for i in action.outputs)
+        left = _size(wires[:at])
+        inner = _size(wires[at : at + count])
+        right = _size(wires[at + count :]) * merged.columns
+        outer = _size(action.outputs)
         assert merged.matrix is not None
-        matrix = self._add(Apply(loaded, merged.matrix, left, inner, outer, right))
         wires[at : at + count] = action.outputs
+        rows = _size(wires)
+        matrix = self._add(Apply(loaded, merged.matrix, left, inner, outer, right, rows))
         return [*pieces[:low], _Piece(tuple(wires), merged.columns, matrix), *pieces[high:]]
 
     def _load(self, action: _Action, core: Core) -> Ref:
-        rows = math.prod(i.size for i in core.output_indices)
-        columns = math.prod(i.size for i in core.input_indices)
+        if core.kind is CoreKind.ONES:
+            return self._add(Ones(core.indices[0].size))
+        rows = _size(core.output_indices)
+        columns = _size(core.input_indices)
         return self._add(CoreMatrix(action.core, rows, columns))
 
     def _join(self, left: _Piece, right: _Piece) -> _Piece:
@@ -273,7 +283,7 @@ class _Builder:
         wires, columns = left.wires + right.wires, left.columns * right.columns
         if left.matrix is None and right.matrix is None:
             return _Piece(wires, columns, None)
-        rows = math.prod(i.size for i in wires)
+        rows = _size(wires)
         one, other = self._given(left), self._given(right)
         return _Piece(wires, columns, self._add(Kron(one, other, rows, columns)))
 
@@ -283,23 +293,25 @@ class _Builder:
     def schedule(self) -> Schedule:
         """The finished plan."""
         assert self.state == len(self.steps) - 1
+        closed = math.prod(w.outer // w.open_outer for w in self.windows)
+        generated = math.prod(i.size for i in self.row.stage.outgoing)
+        complete = self.closed and closed == generated and self.row.start is not None
         return Schedule(
             kind="windows",
             steps=tuple(self.steps),
-            windows=tuple(self.windows) if self.closed else (),
-            description=tuple(self._describe(w) for w in self.windows),
+            windows=tuple(self.windows),
+            complete=complete,
+            notes=tuple(self.notes),
         )
 
     def _describe(self, window: Window) -> str:
         cores = [self.row.stage.cores[k] for k in window.cores]
         slots: dict[str, list[int]] = {}
         for core in cores:
-            slots.setdefault(core.parameter or str(core.kind), []).append((core.slot or 0) + 1)
-        names = ", ".join(f"{name}[{_ranges(s)}]" for name, s in slots.items())
-        return (
-            f"window {names}: ({window.outer} x {window.inner}) on"
-            f" ({window.left}, {window.inner}, {window.right})"
-        )
+            slots.setdefault(core.parameter or str(core.kind), []).append(core.slot or 0)
+        names = ", ".join(f"{name}[{_slices(s)}]" for name, s in slots.items())
+        shape = f"({window.left}, {window.inner}, {window.right})"
+        return f"{names} as a {window.outer} x {window.inner} matrix on {shape}"
 
 
 def _reach(before: list[Index], actions: list[_Action]) -> tuple[int, int]:
@@ -315,12 +327,20 @@ def _reach(before: list[Index], actions: list[_Action]) -> tuple[int, int]:
     return low, high
 
 
-def _ranges(numbers: list[int]) -> str:
-    """Numbers with runs shortened: 1..4, 7."""
-    parts: list[list[int]] = []
+def _size(indices: Sequence[Index]) -> int:
+    return math.prod(i.size for i in indices)
+
+
+def _slices(numbers: list[int]) -> str:
+    """Positions with runs as Python slices.
+
+    >>> _slices([0, 1, 2, 5])
+    '0:3, 5'
+    """
+    runs: list[list[int]] = []
     for number in sorted(set(numbers)):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
         else:
-            parts.append([number])
-    return ", ".join(f"{p[0]}..{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+            runs.append([number])
+    return ", ".join(f"{r[0]}:{r[-1] + 1}" if len(r) > 1 else str(r[0]) for r in runs)

@@ -1,0 +1,152 @@
+"""Steps of a linear program as lines of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tncompile.emit.program import Instruction, Load, StageProgram, WindowProgram
+from tncompile.plan.schedule import (
+    Apply,
+    Arrangement,
+    Contract,
+    CoreMatrix,
+    Identity,
+    Kron,
+    Ones,
+    Rearrange,
+)
+
+_LONG_SHAPE = 12
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A shape as the arguments of a call; long runs of one size are shortened.
+
+    >>> shape_text((2, 3)), shape_text((2,) * 20)
+    ('2, 3', '(2,) * 20')
+    """
+    if len(shape) > _LONG_SHAPE and len(set(shape)) == 1:
+        return f"({shape[0]},) * {len(shape)}"
+    return ", ".join(map(str, shape))
+
+
+def load_lines(loads: Iterable[Load]) -> Iterator[str]:
+    """Lines that bind the cores of each parameter to its name."""
+    for load in loads:
+        name, parameter = load.name, load.parameter
+        if load.rows is None:
+            yield f"{name} = self.{name}" + (".unbind()" if parameter.stacked else "")
+            continue
+        count = parameter.shape[0] if parameter.stacked else 1
+        if load.transposed:
+            yield (
+                f"{name} = self.{name}.reshape({count}, {load.columns}, {load.rows}).mT.unbind()"
+                f"  # {count} x ({load.rows}, {load.columns})"
+            )
+        else:
+            yield (
+                f"{name} = self.{name}.reshape({count}, {load.rows}, {load.columns}).unbind()"
+            )
+
+
+def lines(instructions: Iterable[Instruction]) -> Iterator[str]:
+    """Lines of a straight run of instructions, each with the shape that it gives."""
+    for instruction in instructions:
+        if instruction.comment is not None:
+            yield f"# {instruction.comment}"
+        code, shape = _code(instruction)
+        yield f"{instruction.result} = {code}  # ({', '.join(map(str, shape))})"
+
+
+def _code(instruction: Instruction) -> tuple[str, tuple[int, ...]]:
+    step, given = instruction.step, instruction.operands
+    match step:
+        case Kron():
+            return f"_kron({given[0]}, {given[1]})", step.shape
+        case Identity():
+            return f"self._identity({step.size})", step.shape
+        case Ones():
+            return f"self._ones({step.size})", step.shape
+        case CoreMatrix():
+            return given[0], step.shape
+        case Apply():
+            return _apply(step, *given)
+        case Contract():
+            return _contract(step, *given)
+        case Rearrange():
+            return f"{_arranged(given[0], step.arrangement)}.reshape(-1)", step.shape
+        case _:
+            raise AssertionError(f"{type(step).__name__} makes no line")
+
+
+def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
+    """One product on views: plain where the window stands at an end of the row."""
+    left, inner, outer, right = step.left, step.inner, step.outer, step.right
+    if right == 1:
+        code, shape = f"{state}.reshape({left}, {inner}) @ {matrix}.mT", (left, outer)
+    elif left == 1:
+        code, shape = f"{matrix} @ {state}.reshape({inner}, {right})", (outer, right)
+    else:
+        matrices = f"{matrix}.expand({left}, {outer}, {inner})"
+        code = f"torch.bmm({matrices}, {state}.reshape({left}, {inner}, {right}))"
+        shape = (left, outer, right)
+    if step.rows is None or shape == step.shape:
+        return code, shape
+    code = code if code.endswith("))") else f"({code})"
+    return f"{code}.reshape({', '.join(map(str, step.shape))})", step.shape
+
+
+def _contract(step: Contract, left: str, right: str) -> tuple[str, tuple[int, ...]]:
+    batch, rows, inner, columns = step.batch, step.rows, step.inner, step.columns
+    one = _arranged(left, step.left_arrangement)
+    other = _arranged(right, step.right_arrangement)
+    if batch == 1:
+        code = f"{one}.reshape({rows}, {inner}) @ {other}.reshape({inner}, {columns})"
+        return code, (rows, columns)
+    matrices = f"{one}.reshape({batch}, {rows}, {inner})"
+    return f"torch.bmm({matrices}, {other}.reshape({batch}, {inner}, {columns}))", step.shape
+
+
+def _arranged(name: str, arrangement: Arrangement) -> str:
+    if not arrangement.moves_data:
+        return name
+    axes = ", ".join(map(str, arrangement.axes))
+    return f"{name}.reshape({shape_text(arrangement.view)}).permute({axes})"
+
+
+def entry_lines(stage: StageProgram) -> Iterator[str]:
+    """Lines of the readout for single entries: one row of each window's matrix an entry.
+
+    `flat` holds n row-major positions in the generated tensor; a window's final wires are
+    the digit flat // right % closed, its open wires go on to the next window.
+    """
+    for number, program in enumerate(stage.windows):
+        window = program.window
+        closed = window.outer // window.open_outer
+        yield f"# entries of {program.name}, rows chosen by the digits of its final wires"
+        quotient = "flat" if window.right == 1 else f"flat // {window.right}"
+        yield f"digit = {quotient} % {closed}"
+        yield from _entry_step(program, window.open_outer, closed, first=number == 0)
+
+
+def _entry_step(
+    program: WindowProgram, opened: int, closed: int, first: bool
+) -> Iterator[str]:
+    window = program.window
+    name, inner, left = program.name, window.inner, window.left
+    if opened == 1:
+        yield f"rows = {name}[digit]  # (n, {inner})"
+        if first:
+            yield f"x = rows @ x.reshape({left}, {inner}).mT  # (n, {left})"
+        else:
+            yield (
+                f"x = torch.bmm(x.reshape(-1, {left}, {inner}), rows.unsqueeze(2))"
+                f"  # (n, {left}, 1)"
+            )
+        return
+    yield (
+        f"rows = {name}.reshape({opened}, {closed}, {inner})[:, digit].permute(1, 2, 0)"
+        f"  # (n, {inner}, {opened})"
+    )
+    state = f"x.reshape({left}, {inner})" if first else f"x.reshape(-1, {left}, {inner})"
+    yield f"x = {state} @ rows  # (n, {left}, {opened})"

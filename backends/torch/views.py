@@ -1,0 +1,251 @@
+"""What the templates see: names, shapes and ready-made lines, nothing left to decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
+from tncompile.emit.program import StageProgram
+from tncompile.graph.ir import CoreKind, Init, NearIdentity, Normal, Parameter, Uniform
+from tncompile.graph.targets import Conv2d
+
+from . import activations
+from .lowering import entry_lines, lines, load_lines, shape_text
+
+
+_AXES = {
+    CoreKind.ROOT: "wire, leg",
+    CoreKind.EXPAND: "core, parent, children",
+    CoreKind.MAP: "core, parent, child",
+    CoreKind.MIX: "core, out, out, in, in",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterView:
+    """A parameter of a generator: its declaration and how it is initialised."""
+
+    name: str
+    shape: str
+    comment: str
+    init: str
+    init_comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage as a method."""
+
+    number: int
+    statements: str
+    wires_in: int
+    wires_out: int
+    size_in: int
+    size_out: int
+    takes_state: bool
+    loads: tuple[str, ...]
+    lines: tuple[str, ...]
+    readout: tuple[str, ...]
+    matrices: str  # the names of the window matrices of a split readout
+    window_count: int
+    result: str
+    activation: str
+    activation_name: str
+    activation_module: str | None
+    carriers: str
+    carrier_uses: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerView:
+    """One layer: its generator and the module that uses it."""
+
+    name: str
+    class_name: str
+    target: str
+    kind: str
+    declaration: str
+    parameters: tuple[ParameterView, ...]
+    parameter_count: int
+    dense_count: int
+    stages: tuple[StageView, ...]
+    weight_shape: str
+    weight_axes: int
+    strides: str
+    entries: int
+    generated: int
+    split: bool
+    entry_lines: tuple[str, ...]
+    default_dtype: str
+    bias: bool
+    inputs: int
+    bias_size: int
+    bias_bound: str
+    replaces: str | None
+    attributes: tuple[str, ...]
+    padding_amounts: str | None
+
+    @property
+    def hidden(self) -> tuple[StageView, ...]:
+        """The stages that an activation follows."""
+        return self.stages[:-1]
+
+    @property
+    def last(self) -> StageView:
+        """The linear readout stage."""
+        return self.stages[-1]
+
+    @property
+    def padded(self) -> bool:
+        """Whether generated entries are thrown away."""
+        return self.generated > self.entries
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleView:
+    """A whole module."""
+
+    header: Header
+    layers: tuple[LayerView, ...]
+    activation_classes: tuple[str, ...]
+    plain_rational: bool
+    mixers: bool
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """The public names, sorted as a formatter sorts them."""
+        names = [n for x in self.layers for n in (x.class_name, f"{x.class_name}Weight")]
+        return tuple(sorted(names))
+
+
+def module_view(program: ModuleProgram) -> ModuleView:
+    """The view of a whole module."""
+    used = [
+        stage.stage.activation
+        for layer in program.layers
+        for stage in layer.stages
+        if stage.stage.activation is not None
+    ]
+    classes = {activations.module_class(a) for a in used} - {None}
+    inits = [p.init for layer in program.layers for p in layer.layer.parameters]
+    return ModuleView(
+        header=program.header,
+        layers=tuple(_layer(layer) for layer in program.layers),
+        activation_classes=tuple(sorted(name for name in classes if name is not None)),
+        plain_rational=any(a.name == "rational" for a in used),
+        mixers=any(isinstance(init, NearIdentity) for init in inits),
+    )
+
+
+def _layer(program: LayerProgram) -> LayerView:
+    layer = program.layer
+    target, shape = layer.target, layer.target.weight_shape
+    last = program.stages[-1]
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * size)
+    fan_in = getattr(target, "fan_in", 1)
+    amounts = None
+    if isinstance(target, Conv2d) and target.padding_mode != "zeros":
+        amounts = repr(target.padding_amounts)
+    return LayerView(
+        name=layer.name,
+        class_name=layer.class_name,
+        target=str(target).replace('"', "'"),
+        kind=target.kind,
+        declaration=clean_comment(f"layer {layer.name} : {target} from {layer.topology}"),
+        parameters=tuple(_parameter(p) for p in layer.parameters),
+        parameter_count=layer.parameter_count,
+        dense_count=layer.dense_parameter_count,
+        stages=tuple(_stage(s) for s in program.stages),
+        weight_shape=shape_text(shape),
+        weight_axes=len(shape),
+        strides=repr(tuple(strides)),
+        entries=layer.modes.entries,
+        generated=layer.modes.generated,
+        split=bool(last.windows),
+        entry_lines=tuple(entry_lines(last)),
+        default_dtype="None" if layer.dtype is None else f"torch.{layer.dtype}",
+        bias=layer.bias,
+        inputs=getattr(target, "in_features", getattr(target, "in_channels", 0)),
+        bias_size=getattr(target, "bias_size", 0),
+        bias_bound=f"1.0 / math.sqrt({fan_in})",
+        replaces=layer.replaces,
+        attributes=_attributes(target),
+        padding_amounts=amounts,
+    )
+
+
+def _attributes(target: object) -> tuple[str, ...]:
+    """The attributes of the PyTorch module, as class attributes."""
+    fields: dict[str, object] = {
+        name: getattr(target, name) for name in getattr(target, "__dataclass_fields__", ())
+    }
+    return tuple(f"{name} = {_literal(value)}" for name, value in fields.items())
+
+
+def _literal(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) and value.isalnum() else repr(value)
+
+
+def _parameter(parameter: Parameter) -> ParameterView:
+    axes = _AXES[parameter.kind] if parameter.stacked else "legs of the root"
+    return ParameterView(
+        name=parameter.name,
+        shape=shape_text(parameter.shape),
+        comment=clean_comment(f"{parameter.statement}: {axes}"),
+        init=_init(f"self.{parameter.name}", parameter.init),
+        init_comment=parameter.init.formula,
+    )
+
+
+def _init(name: str, init: Init) -> str:
+    match init:
+        case Normal():
+            return f"nn.init.normal_({name}, std={init.std!r})"
+        case Uniform():
+            return f"nn.init.uniform_({name}, {-init.bound!r}, {init.bound!r})"
+        case NearIdentity():
+            return f"_near_identity_({name}, {init.size}, std={init.std!r})"
+        case _:
+            raise AssertionError("activations initialise their own parameters")
+
+
+def _stage(program: StageProgram) -> StageView:
+    stage = program.stage
+    activation = stage.activation
+    last = activation is None
+    module = None
+    if activation is not None and activation.parameters:
+        module = activations.constructor(activation)
+    names = [w.name for w in program.windows]
+    size_in = 1
+    for index in stage.incoming:
+        size_in *= index.size
+    return StageView(
+        number=stage.number,
+        statements=clean_comment("; ".join(program.statements)),
+        wires_in=len(stage.incoming),
+        wires_out=len(stage.outgoing),
+        size_in=size_in,
+        size_out=program.outgoing_size,
+        takes_state=bool(stage.incoming),
+        loads=tuple(load_lines(program.loads)),
+        lines=tuple(lines(program.instructions)),
+        readout=tuple(lines(program.readout)),
+        matrices=", ".join(names) + ("," if len(names) == 1 else ""),
+        window_count=len(names),
+        result=program.result,
+        activation="z"
+        if activation is None
+        else activations.expression(activation, stage.number, "z"),
+        activation_name="linear" if last or activation is None else activation.name,
+        activation_module=module,
+        carriers=_tuple_of(f"self.{p.name}" for p in program.carriers),
+        carrier_uses=program.carrier_uses,
+    )
+
+
+def _tuple_of(names: object) -> str:
+    listed = list(names)  # type: ignore[call-overload]
+    return f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})"

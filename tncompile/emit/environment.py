@@ -1,0 +1,29 @@
+"""The strict Jinja environment of the backends: the only room with Jinja.
+
+Templates hold structure; every string that comes from a `.tn` file is an identifier that
+the parser checked, or goes through the `python` filter (`repr`) or `clean_comment`.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+
+def environment(package: str) -> Environment:
+    """An environment for the `templates` folder of a backend's package."""
+
+    def read(name: str) -> str:
+        return resources.files(package).joinpath("templates", name).read_text("utf-8")
+
+    result = Environment(
+        loader=FunctionLoader(read),
+        undefined=StrictUndefined,
+        autoescape=False,  # Python is written, not HTML; see the module docstring
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    result.filters["python"] = repr
+    return result

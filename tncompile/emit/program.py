@@ -1,0 +1,245 @@
+"""A plan as linear programs with names: what backends turn into code.
+
+Enters: a `Plan`. Leaves: a `ModuleProgram`, free of any framework. Every value has a name
+that is a Python identifier; a value takes over the name of an operand that dies with it, so
+that running the program keeps no more alive than the plan counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import count
+
+from tncompile.graph.ir import Core, CoreKind, Layer, Parameter, Stage
+from tncompile.plan import LayerPlan, Plan, StagePlan
+from tncompile.plan.schedule import (
+    CoreMatrix,
+    CoreTensor,
+    Ref,
+    State,
+    Step,
+    Window,
+    operands,
+)
+
+STATE = "x"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The cores of one parameter brought into the shape that the steps read.
+
+    With `rows` and `columns` every core is the matrix (rows, columns), outputs × inputs;
+    `transposed` tells that the parameter stores it the other way round. With rows None
+    cores are read as they are stored. `name` is bound to the sequence of cores of a stacked
+    parameter, or to the only one.
+    """
+
+    name: str
+    parameter: Parameter
+    rows: int | None
+    columns: int
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One step with names: `result = step(operands)`; `comment` stands above it if not None."""
+
+    result: str
+    step: Step
+    operands: tuple[str, ...]
+    comment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowProgram:
+    """A window of the last stage with the name of its matrix."""
+
+    name: str
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgram:
+    """One stage as loads and instructions; the state comes in and goes out as `x`.
+
+    In the last stage of a generator that can evaluate single entries, `instructions` end
+    where the matrices of `windows` are made, and `readout` applies them.
+    """
+
+    plan: StagePlan
+    loads: tuple[Load, ...]
+    instructions: tuple[Instruction, ...]
+    readout: tuple[Instruction, ...]
+    windows: tuple[WindowProgram, ...]
+    result: str
+    statements: tuple[str, ...]
+    carriers: tuple[Parameter, ...]
+
+    @property
+    def stage(self) -> Stage:
+        """The stage in the graph."""
+        return self.plan.stage
+
+    @property
+    def carrier_uses(self) -> int:
+        """How many factors the carriers are together."""
+        return sum(p.uses for p in self.carriers)
+
+    @property
+    def outgoing_size(self) -> int:
+        """Entries of the outgoing state."""
+        return math.prod(i.size for i in self.stage.outgoing)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProgram:
+    """One layer: its stages in order."""
+
+    plan: LayerPlan
+    stages: tuple[StageProgram, ...]
+
+    @property
+    def layer(self) -> Layer:
+        """The layer in the graph."""
+        return self.plan.layer
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Where a module comes from; all of it cleaned for use in a comment."""
+
+    version: str
+    source: str
+    sha256: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleProgram:
+    """All layers of a file, and where they come from."""
+
+    header: Header
+    layers: tuple[LayerProgram, ...]
+
+
+def module_program(plan: Plan, header: Header) -> ModuleProgram:
+    """The linear programs of a plan."""
+    return ModuleProgram(header, tuple(_layer(p) for p in plan.layers))
+
+
+def clean_comment(text: str) -> str:
+    """Text that cannot leave a comment line: printable, no line ends, no backslash at the end.
+
+    >>> clean_comment("a\\rimport os\\\\")
+    'a?import os?'
+    """
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return printable[:-1] + "?" if printable.endswith("\\") else printable
+
+
+def _layer(plan: LayerPlan) -> LayerProgram:
+    parameters = {p.name: p for p in plan.layer.parameters}
+    return LayerProgram(plan, tuple(_StageLowering(s, parameters).run() for s in plan.stages))
+
+
+class _StageLowering:
+    """Names the values of one stage."""
+
+    def __init__(self, plan: StagePlan, parameters: dict[str, Parameter]) -> None:
+        self.stage = plan.stage
+        self.plan = plan
+        self.parameters = parameters
+        self.names: dict[Ref, str] = {}
+        self.loads: dict[str, Load] = {}
+        schedule = plan.schedule
+        self.last_use = {ref: k for k, s in enumerate(schedule.steps) for ref in operands(s)}
+        self.applied = {w.applied for w in schedule.windows if w.applied != w.matrix}
+        # The matrices of a readout are all kept, each under a name of its own.
+        self.split = plan.stage.activation is None and schedule.complete
+        windows = schedule.windows if self.split else ()
+        self.kept = {w.matrix: f"k{n}" for n, w in enumerate(windows, start=1)}
+
+    def run(self) -> StageProgram:
+        """The stage with names."""
+        schedule = self.plan.schedule
+        notes = {note.step: note.text for note in schedule.notes}
+        matrices: list[Instruction] = []
+        readout: list[Instruction] = []
+        comment: str | None = None
+        for number, step in enumerate(schedule.steps):
+            comment = notes.get(number, comment)
+            leaf = self._leaf(step)
+            if leaf is not None and number not in self.kept:
+                self.names[number] = leaf
+                continue
+            given = tuple(self.names[ref] for ref in operands(step))
+            self.names[number] = self._name(number, step)
+            late = self.split and number in self.applied
+            instruction = Instruction(
+                self.names[number], step, given if leaf is None else (leaf,), comment
+            )
+            (readout if late else matrices).append(instruction)
+            comment = None
+        windows = schedule.windows if self.split else ()
+        return StageProgram(
+            plan=self.plan,
+            loads=tuple(self.loads.values()),
+            instructions=tuple(matrices),
+            readout=tuple(readout),
+            windows=tuple(WindowProgram(self.kept[w.matrix], w) for w in windows),
+            result=self.names[len(schedule.steps) - 1],
+            statements=tuple(dict.fromkeys(c.statement for c in self.stage.cores)),
+            carriers=_carriers(self.stage, self.parameters),
+        )
+
+    def _leaf(self, step: Step) -> str | None:
+        """The name of a step that reads the state or a core, and makes nothing."""
+        match step:
+            case State():
+                return STATE
+            case CoreTensor():
+                return self._load(self.stage.cores[step.core], None, 0)
+            case CoreMatrix():
+                return self._load(self.stage.cores[step.core], step.rows, step.columns)
+            case _:
+                return None
+
+    def _load(self, core: Core, rows: int | None, columns: int) -> str:
+        assert core.parameter is not None
+        parameter = self.parameters[core.parameter]
+        # Axes of a core stand outputs first in mixers and inputs first elsewhere.
+        transposed = core.kind is not CoreKind.MIX and columns > 1
+        self.loads[parameter.name] = Load(parameter.name, parameter, rows, columns, transposed)
+        return parameter.name if core.slot is None else f"{parameter.name}[{core.slot}]"
+
+    def _name(self, number: int, step: Step) -> str:
+        """A name for a new value: that of an operand which dies here, else a new one."""
+        if number in self.kept:
+            return self.kept[number]
+        if number in self.applied:
+            return STATE
+        prefix = "t" if self.plan.schedule.kind == "tree" else "k"
+        for ref in operands(step):
+            name = self.names[ref]
+            dies = self.last_use[ref] == number and ref not in self.kept
+            if dies and name[0] == prefix and name[1:].isdigit():
+                return name
+        taken = {*self.names.values(), *self.kept.values()}
+        return next(n for k in count(1) if (n := f"{prefix}{k}") not in taken)
+
+
+def _carriers(stage: Stage, parameters: dict[str, Parameter]) -> tuple[Parameter, ...]:
+    """The parameters that take up a change of the stage's scale.
+
+    Expansions and maps where there are any; mixers stay near the identity if they can.
+    """
+    names = dict.fromkeys(c.parameter for c in stage.cores if c.parameter is not None)
+    own = [parameters[name] for name in names]
+    for kinds in ((CoreKind.EXPAND, CoreKind.MAP), (CoreKind.MIX,), (CoreKind.ROOT,)):
+        chosen = tuple(p for p in own if p.kind in kinds)
+        if chosen:
+            return chosen
+    return ()
