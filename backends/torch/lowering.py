@@ -14,6 +14,7 @@ from tncompile.plan.schedule import (
     Kron,
     Ones,
     Rearrange,
+    Step,
 )
 
 _LONG_SHAPE = 12
@@ -54,12 +55,19 @@ def lines(instructions: Iterable[Instruction]) -> Iterator[str]:
     for instruction in instructions:
         if instruction.comment is not None:
             yield f"# {instruction.comment}"
-        code, shape = _code(instruction)
+        step, given = instruction.step, list(instruction.operands)
+        if isinstance(step, Contract):
+            arrangements = (step.left_arrangement, step.right_arrangement)
+            for position, arrangement in enumerate(arrangements):
+                if arrangement.moves_data:
+                    name = "ab"[position]
+                    yield f"{name} = {_arranged(given[position], arrangement)}"
+                    given[position] = name
+        code, shape = _code(step, given)
         yield f"{instruction.result} = {code}  # ({', '.join(map(str, shape))})"
 
 
-def _code(instruction: Instruction) -> tuple[str, tuple[int, ...]]:
-    step, given = instruction.step, instruction.operands
+def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
     match step:
         case Kron():
             return f"_kron({given[0]}, {given[1]})", step.shape
@@ -97,19 +105,16 @@ def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _contract(step: Contract, left: str, right: str) -> tuple[str, tuple[int, ...]]:
+    """One product of operands that are in order already."""
     batch, rows, inner, columns = step.batch, step.rows, step.inner, step.columns
-    one = _arranged(left, step.left_arrangement)
-    other = _arranged(right, step.right_arrangement)
     if batch == 1:
-        code = f"{one}.reshape({rows}, {inner}) @ {other}.reshape({inner}, {columns})"
+        code = f"{left}.reshape({rows}, {inner}) @ {right}.reshape({inner}, {columns})"
         return code, (rows, columns)
-    matrices = f"{one}.reshape({batch}, {rows}, {inner})"
-    return f"torch.bmm({matrices}, {other}.reshape({batch}, {inner}, {columns}))", step.shape
+    matrices = f"{left}.reshape({batch}, {rows}, {inner})"
+    return f"torch.bmm({matrices}, {right}.reshape({batch}, {inner}, {columns}))", step.shape
 
 
 def _arranged(name: str, arrangement: Arrangement) -> str:
-    if not arrangement.moves_data:
-        return name
     axes = ", ".join(map(str, arrangement.axes))
     return f"{name}.reshape({shape_text(arrangement.view)}).permute({axes})"
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import wrap
 
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
 from tncompile.emit.program import StageProgram
 from tncompile.graph.ir import CoreKind, Init, NearIdentity, Normal, Parameter, Uniform
+from tncompile.graph.network import root_wire_count
 from tncompile.graph.targets import Conv2d
 
 from . import activations
 from .lowering import entry_lines, lines, load_lines, shape_text
 
 
+_COMMENT_WIDTH = 90
 _AXES = {
     CoreKind.ROOT: "wire, leg",
     CoreKind.EXPAND: "core, parent, children",
@@ -43,6 +46,7 @@ class StageView:
     size_in: int
     size_out: int
     takes_state: bool
+    start: tuple[str, ...]
     loads: tuple[str, ...]
     lines: tuple[str, ...]
     readout: tuple[str, ...]
@@ -64,7 +68,7 @@ class LayerView:
     class_name: str
     target: str
     kind: str
-    declaration: str
+    declaration: tuple[str, ...]
     parameters: tuple[ParameterView, ...]
     parameter_count: int
     dense_count: int
@@ -141,6 +145,7 @@ def _layer(program: LayerProgram) -> LayerView:
     layer = program.layer
     target, shape = layer.target, layer.target.weight_shape
     last = program.stages[-1]
+    declaration = f"layer {layer.name} : {target} from {layer.topology}"
     strides = [1]
     for size in reversed(shape[1:]):
         strides.insert(0, strides[0] * size)
@@ -153,7 +158,7 @@ def _layer(program: LayerProgram) -> LayerView:
         class_name=layer.class_name,
         target=str(target).replace('"', "'"),
         kind=target.kind,
-        declaration=clean_comment(f"layer {layer.name} : {target} from {layer.topology}"),
+        declaration=tuple(wrap(clean_comment(declaration), _COMMENT_WIDTH)),
         parameters=tuple(_parameter(p) for p in layer.parameters),
         parameter_count=layer.parameter_count,
         dense_count=layer.dense_parameter_count,
@@ -225,15 +230,16 @@ def _stage(program: StageProgram) -> StageView:
     return StageView(
         number=stage.number,
         statements=clean_comment("; ".join(program.statements)),
-        wires_in=len(stage.incoming),
+        wires_in=len(stage.incoming) or root_wire_count(stage),
         wires_out=len(stage.outgoing),
         size_in=size_in,
         size_out=program.outgoing_size,
         takes_state=bool(stage.incoming),
+        start=tuple(load_lines(program.start)),
         loads=tuple(load_lines(program.loads)),
         lines=tuple(lines(program.instructions)),
         readout=tuple(lines(program.readout)),
-        matrices=", ".join(names) + ("," if len(names) == 1 else ""),
+        matrices=_tuple_text(names) if len(names) == 1 else ", ".join(names),
         window_count=len(names),
         result=program.result,
         activation="z"
@@ -241,11 +247,10 @@ def _stage(program: StageProgram) -> StageView:
         else activations.expression(activation, stage.number, "z"),
         activation_name="linear" if last or activation is None else activation.name,
         activation_module=module,
-        carriers=_tuple_of(f"self.{p.name}" for p in program.carriers),
+        carriers=_tuple_text([f"self.{p.name}" for p in program.carriers]),
         carrier_uses=program.carrier_uses,
     )
 
 
-def _tuple_of(names: object) -> str:
-    listed = list(names)  # type: ignore[call-overload]
-    return f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})"
+def _tuple_text(names: list[str]) -> str:
+    return f"({names[0]},)" if len(names) == 1 else f"({', '.join(names)})"

@@ -63,13 +63,14 @@ class WindowProgram:
 
 @dataclass(frozen=True, slots=True)
 class StageProgram:
-    """One stage as loads and instructions; the state comes in and goes out as `x`.
+    """One stage as loads and instructions; the state comes in as `x`, or is loaded by `start`.
 
     In the last stage of a generator that can evaluate single entries, `instructions` end
     where the matrices of `windows` are made, and `readout` applies them.
     """
 
     plan: StagePlan
+    start: tuple[Load, ...]
     loads: tuple[Load, ...]
     instructions: tuple[Instruction, ...]
     readout: tuple[Instruction, ...]
@@ -186,7 +187,8 @@ class _StageLowering:
         windows = schedule.windows if self.split else ()
         return StageProgram(
             plan=self.plan,
-            loads=tuple(self.loads.values()),
+            start=tuple(load for load in self.loads.values() if load.rows is None),
+            loads=tuple(load for load in self.loads.values() if load.rows is not None),
             instructions=tuple(matrices),
             readout=tuple(readout),
             windows=tuple(WindowProgram(self.kept[w.matrix], w) for w in windows),

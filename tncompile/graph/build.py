@@ -197,7 +197,7 @@ class _LayerBuilder:
             modes=modes,
             parameters=network.parameters,
             stages=network.stages,
-            topology=format_expression(self.node.source),
+            topology=self._topology_text(topology, scope),
             bias=self._bias(called),
             dtype=self._dtype(),
             budget=self._budget(),
@@ -293,6 +293,11 @@ class _LayerBuilder:
                 defaults = Scope(dict(scope.names))
                 scope.names[key] = Bound(parameter.default, defaults, parameter.name.span)
         return topology, scope
+
+    def _topology_text(self, topology: ast.Topology, scope: Scope) -> str:
+        """The call of the topology with its arguments' values."""
+        values = (f"{p.name.name} = {scope.value(p.name)}" for p in topology.parameters)
+        return f"{topology.name.name}({', '.join(values)})"
 
     def _bias(self, called: TargetCall) -> bool:
         own = self.settings.get("bias")

@@ -234,3 +234,8 @@ def treewidth_bound(layer: Layer, stage: Stage) -> int:
 def trained_core_count(stage: Stage) -> int:
     """Number of cores of a stage, constants left out."""
     return sum(core.kind not in CONSTANTS for core in stage.cores)
+
+
+def root_wire_count(stage: Stage) -> int:
+    """Number of wires that the roots of a first stage give to its other cores."""
+    return sum(len(core.indices) for core in stage.cores if not core.inputs)

@@ -70,8 +70,6 @@ class _Assembly:
                 cores += self._statement([g for g in gates if g.statement == statement])
             end = self.row.ends[layer - 1] if self.row.ends else self.row.root
             outgoing = tuple(self.indices[w] for w in end)
-            if layer == 1:
-                cores += self._copies(cores, end)
             stages.append(
                 Stage(
                     number=layer,
@@ -139,11 +137,8 @@ class _Assembly:
                 ]
             case "product":
                 return self._product(wires, text, span)
-            case _:  # diagonal: one index runs through all wires
-                rank = Index("w0.0.r", self.row.root_rank)
-                self._add_root("root", (rank.size,), False, 1, text, factors=1)
-                self._tie_root_wires(rank)
-                return [Core("root", CoreKind.ROOT, "root", None, (rank,), (), text, span)]
+            case _:
+                return self._diagonal(text, span)
 
     def _product(self, wires: list[Index], text: str, span: Span) -> list[Core]:
         sizes = list(dict.fromkeys(i.size for i in wires))
@@ -160,34 +155,23 @@ class _Assembly:
             self._add_root(name, (slots[size], size), True, slots[size], text, len(wires))
         return cores
 
-    def _tie_root_wires(self, rank: Index) -> None:
-        """Let the wires of a diagonal root that an expansion or a map takes be one hyperedge."""
-        taken = {
-            g.inputs[0] for g in self.row.gates if g.layer == 1 and g.kind is not CoreKind.MIX
-        }
-        for wire in set(self.row.root) & taken:
-            self.indices[wire] = rank
-
-    def _copies(self, cores: list[Core], end: tuple[int, ...]) -> list[Core]:
-        """Copies of a diagonal root's index to the wires that still have a name of their own."""
-        if self.row.root_kind != "diagonal":
-            return []
-        used = {i.name for c in cores for i in c.indices} | {self.indices[w].name for w in end}
-        rank = cores[0].indices[0]
-        return [
-            Core(
-                name=f"copy[{k}]",
-                kind=CoreKind.COPY,
-                parameter=None,
-                slot=None,
-                indices=(rank, self.indices[w]),
-                inputs=(rank.name,),
-                statement=cores[0].statement,
-                span=cores[0].span,
-            )
-            for k, w in enumerate(self.row.root)
-            if self.indices[w] != rank and self.indices[w].name in used
-        ]
+    def _diagonal(self, text: str, span: Span) -> list[Core]:
+        """One index that runs through all wires: the wires that an expansion or a map takes
+        are that index itself, a hyperedge; the others are copies of it.
+        """
+        rank = Index("w0.0.r", self.row.root_rank)
+        self._add_root("root", (rank.size,), False, 1, text, factors=1)
+        cores = [Core("root", CoreKind.ROOT, "root", None, (rank,), (), text, span)]
+        first = [g for g in self.row.gates if g.layer == 1 and g.kind is not CoreKind.MIX]
+        taken = {wire for gate in first for wire in gate.inputs}
+        for number, wire in enumerate(self.row.root):
+            if wire in taken:
+                self.indices[wire] = rank
+                continue
+            legs = (rank, self.indices[wire])
+            name = f"copy[{number}]"
+            cores.append(Core(name, CoreKind.COPY, None, None, legs, (rank.name,), text, span))
+        return cores
 
     def _add_root(
         self,

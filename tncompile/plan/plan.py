@@ -267,10 +267,10 @@ def _applications(
     applications = []
     shape = layer.target.weight_shape
     inner = math.prod(shape[1:])
-    groups = layer.target.groups if isinstance(layer.target, Conv2d) else 1
     for batch in BATCHES:
         dense = 2 * batch * shape[0] * inner
-        seconds = work_seconds(dense, weight_bytes, inner, groups, profile)
+        reading = weight_bytes / profile.read_bytes_per_second
+        seconds = max(dense / profile.flops_per_second, reading) + profile.launch_seconds
         applications.append(
             Application(
                 batch, "materialise", forward.flops + dense, dense, forward.seconds + seconds
