@@ -1,0 +1,1 @@
+"""The grammar of the language and the standard topologies: data, no code."""

@@ -44,7 +44,7 @@ def compile(
 
     Raises:
         DiagnosticError: whatever is wrong with the source, with all its diagnostics.
-        UnknownBackend: no backend of this name is installed.
+        UnknownBackendError: no backend of this name is installed.
 
     >>> module = compile("layer fc : Linear(64, 64) from TTN(latent = 3)")
     >>> tuple(module.Fc().weight.shape)

@@ -109,7 +109,7 @@ def compile_source(source: SourceFile, options: Options) -> Compiled:
 
     Raises:
         DiagnosticError: whatever is wrong with the source.
-        UnknownBackend: no backend of this name is installed.
+        UnknownBackendError: no backend of this name is installed.
     """
     backend = load_backend(options.backend)
     planned = plan_source(source, options)

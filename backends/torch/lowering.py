@@ -45,9 +45,7 @@ def load_lines(loads: Iterable[Load]) -> Iterator[str]:
                 f"  # {count} x ({load.rows}, {load.columns})"
             )
         else:
-            yield (
-                f"{name} = self.{name}.reshape({count}, {load.rows}, {load.columns}).unbind()"
-            )
+            yield (f"{name} = self.{name}.reshape({count}, {load.rows}, {load.columns}).unbind()")
 
 
 def lines(instructions: Iterable[Instruction]) -> Iterator[str]:
@@ -90,6 +88,7 @@ def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
 def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
     """One product on views: plain where the window stands at an end of the row."""
     left, inner, outer, right = step.left, step.inner, step.outer, step.right
+    shape: tuple[int, ...]
     if right == 1:
         code, shape = f"{state}.reshape({left}, {inner}) @ {matrix}.mT", (left, outer)
     elif left == 1:
@@ -134,9 +133,7 @@ def entry_lines(stage: StageProgram) -> Iterator[str]:
         yield from _entry_step(program, window.open_outer, closed, first=number == 0)
 
 
-def _entry_step(
-    program: WindowProgram, opened: int, closed: int, first: bool
-) -> Iterator[str]:
+def _entry_step(program: WindowProgram, opened: int, closed: int, first: bool) -> Iterator[str]:
     window = program.window
     name, inner, left = program.name, window.inner, window.left
     if opened == 1:

@@ -14,7 +14,6 @@ from tncompile.graph.targets import Conv2d
 from . import activations
 from .lowering import entry_lines, lines, load_lines, shape_text
 
-
 _COMMENT_WIDTH = 90
 _AXES = {
     CoreKind.ROOT: "wire, leg",

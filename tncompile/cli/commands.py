@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tncompile.diagnostics import Diagnostic, DiagnosticError, as_json, render_all
 from tncompile.driver import Options, compile_source, plan_source, write
-from tncompile.emit import UnknownBackend
+from tncompile.emit import UnknownBackendError
 from tncompile.source import SourceFile
 from tncompile.syntax import decode, format_file, parse, read
 
@@ -97,7 +97,7 @@ def _guarded(run: Callable[[], int]) -> int:
     except DiagnosticError as error:
         _show(error.diagnostics)
         return 1
-    except UnknownBackend as error:
+    except UnknownBackendError as error:
         _say(str(error))
         return 2
     except OSError as error:

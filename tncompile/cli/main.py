@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     _add_definitions(check)
 
     fmt = commands.add_parser("fmt", help="rewrite a file in the canonical format")
-    fmt.add_argument("file", metavar="FILE.tn", help=f"{_SOURCE} (the result goes to standard output)")
+    fmt.add_argument(
+        "file", metavar="FILE.tn", help=f"{_SOURCE} (the result goes to standard output)"
+    )
     fmt.add_argument("--check", action="store_true", help="change nothing; exit 1 if it would")
 
     report = commands.add_parser("report", help="say what every contraction costs")

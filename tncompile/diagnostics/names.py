@@ -30,14 +30,14 @@ class DefinedTwice(Diagnostic):
     """Two definitions of one name."""
 
     code: ClassVar = "E0202"
-    title: ClassVar = "{kind} `{name}` is defined twice"
-    label: ClassVar = "second definition"
+    title: ClassVar = "{kind} `{name}` appears twice"
+    label: ClassVar = "second time"
     kind: str
     name: str
     first: Span | None = None
 
     def related(self) -> tuple[Related, ...]:
-        return () if self.first is None else (Related(self.first, "first definition"),)
+        return () if self.first is None else (Related(self.first, "first time"),)
 
     def notes(self) -> tuple[str, ...]:
         return ("the name belongs to the language",) if self.first is None else ()
@@ -165,6 +165,7 @@ class NoLayers(Diagnostic):
 
     code: ClassVar = "E0211"
     title: ClassVar = "`{file}` has no layers"
+    label: ClassVar = "nothing to compile"
     file: str
 
     def helps(self) -> tuple[str, ...]:

@@ -30,11 +30,14 @@ class NotUtf8(Diagnostic):
     """A file with bytes that are not UTF-8."""
 
     code: ClassVar = "E0102"
-    title: ClassVar = "`{path}` is not UTF-8: byte 0x{byte:02x} at offset {offset}"
-    label: ClassVar = "imported here"
-    path: str
+    title: ClassVar = "the text is not UTF-8: byte 0x{byte:02x} at offset {offset}"
+    label: ClassVar = "not UTF-8 from here"
     byte: int
     offset: int
+    imported: Span | None = None
+
+    def related(self) -> tuple[Related, ...]:
+        return () if self.imported is None else (Related(self.imported, "imported here"),)
 
     def helps(self) -> tuple[str, ...]:
         return ("save the file as UTF-8",)

@@ -91,10 +91,10 @@ class RootTooLarge(Diagnostic):
     label: ClassVar = "{wires} wires"
     wires: int
     order: int
-    target: Span | None
+    statement: Span
 
     def related(self) -> tuple[Related, ...]:
-        return () if self.target is None else (Related(self.target, f"{self.order} modes"),)
+        return (Related(self.statement, "no room for this"),)
 
     def helps(self) -> tuple[str, ...]:
         return (f"`until full` needs a root of at most {self.order - 1} wires here",)

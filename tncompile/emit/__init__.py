@@ -5,18 +5,24 @@ Jinja environment, `safety` the allow-list for what comes out, `backend` the pro
 plug-ins implement and the place where they are found.
 """
 
-from tncompile.emit.backend import Backend, UnknownBackend, backend_names, load_backend
+from tncompile.emit.backend import Backend, UnknownBackendError, backend_names, load_backend
 from tncompile.emit.environment import environment
-from tncompile.emit.program import Header, LayerProgram, ModuleProgram, clean_comment, module_program
-from tncompile.emit.safety import UnsafeModule, check
+from tncompile.emit.program import (
+    Header,
+    LayerProgram,
+    ModuleProgram,
+    clean_comment,
+    module_program,
+)
+from tncompile.emit.safety import UnsafeModuleError, check
 
 __all__ = [
     "Backend",
     "Header",
     "LayerProgram",
     "ModuleProgram",
-    "UnknownBackend",
-    "UnsafeModule",
+    "UnknownBackendError",
+    "UnsafeModuleError",
     "backend_names",
     "check",
     "clean_comment",

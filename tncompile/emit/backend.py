@@ -24,7 +24,7 @@ class Backend(Protocol):
         ...
 
 
-class UnknownBackend(LookupError):
+class UnknownBackendError(LookupError):
     """No installed backend has this name."""
 
     def __init__(self, name: str) -> None:
@@ -41,9 +41,9 @@ def load_backend(name: str) -> Backend:
     """The backend of this name.
 
     Raises:
-        UnknownBackend: if none is installed under it.
+        UnknownBackendError: if none is installed under it.
     """
     for point in entry_points(group=GROUP):
         if point.name == name:
             return cast(Backend, point.load())
-    raise UnknownBackend(name)
+    raise UnknownBackendError(name)

@@ -132,9 +132,9 @@ def module_program(plan: Plan, header: Header) -> ModuleProgram:
 
 
 def clean_comment(text: str) -> str:
-    """Text that cannot leave a comment line: printable, no line ends, no backslash at the end.
+    r"""Text that cannot leave a comment line: printable, no line ends, no backslash at the end.
 
-    >>> clean_comment("a\\rimport os\\\\")
+    >>> clean_comment("a\rimport os\\")
     'a?import os?'
     """
     printable = "".join(c if c.isprintable() else "?" for c in text)

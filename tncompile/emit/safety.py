@@ -11,7 +11,7 @@ import ast
 import builtins
 
 
-class UnsafeModule(AssertionError):
+class UnsafeModuleError(AssertionError):
     """A rendered module holds something that no template writes."""
 
 
@@ -62,9 +62,7 @@ _NODES: tuple[type[ast.AST], ...] = (
     ast.boolop,
     ast.cmpop,
 )
-_IMPORTS = frozenset(
-    {"__future__", "collections.abc", "contextlib", "math", "torch", "torch.nn"}
-)
+_IMPORTS = frozenset({"__future__", "collections.abc", "contextlib", "math", "torch", "torch.nn"})
 _BUILTINS = frozenset(
     {
         "IndexError",
@@ -120,16 +118,18 @@ def check(text: str) -> None:
     """Parse a rendered module and hold it against the allow-list.
 
     Raises:
-        UnsafeModule: naming the line and what stands there.
+        UnsafeModuleError: naming the line and what stands there.
     """
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
-        raise UnsafeModule(f"the rendered module is not Python: {error}") from error
+        raise UnsafeModuleError(f"the rendered module is not Python: {error}") from error
     for node in ast.walk(tree):
         line = getattr(node, "lineno", 0)
         if not isinstance(node, _NODES):
-            raise UnsafeModule(f"line {line}: {type(node).__name__} is not written by templates")
+            raise UnsafeModuleError(
+                f"line {line}: {type(node).__name__} is not written by templates"
+            )
         _check_node(node, line)
 
 
@@ -140,28 +140,32 @@ def _check_node(node: ast.AST, line: int) -> None:
         case ast.ImportFrom(module=module, names=names):
             modules = [module or "."]
             if any(alias.name == "*" for alias in names):
-                raise UnsafeModule(f"line {line}: star import")
+                raise UnsafeModuleError(f"line {line}: star import")
         case ast.Name(id=name):
             known = not hasattr(builtins, name) or name in _BUILTINS
             if not known or (name.startswith("__") and name not in _DUNDERS):
-                raise UnsafeModule(f"line {line}: the name {name} is not on the allow-list")
+                raise UnsafeModuleError(f"line {line}: the name {name} is not on the allow-list")
             return
         case ast.Call(func=ast.Name(id="input")):
-            raise UnsafeModule(f"line {line}: the call of input is not on the allow-list")
+            raise UnsafeModuleError(f"line {line}: the call of input is not on the allow-list")
         case ast.Call(func=ast.Attribute() as function):
             called = _dotted(function)
             if called.partition(".")[0] in _LIBRARIES and called not in _CALLS:
-                raise UnsafeModule(f"line {line}: the call of {called} is not on the allow-list")
+                raise UnsafeModuleError(
+                    f"line {line}: the call of {called} is not on the allow-list"
+                )
             return
         case ast.Attribute(attr=name):
             if name.startswith("__") and name not in _DUNDERS:
-                raise UnsafeModule(f"line {line}: the attribute {name} is not on the allow-list")
+                raise UnsafeModuleError(
+                    f"line {line}: the attribute {name} is not on the allow-list"
+                )
             return
         case _:
             return
     for module in modules:
         if module not in _IMPORTS:
-            raise UnsafeModule(f"line {line}: import of {module} is not on the allow-list")
+            raise UnsafeModuleError(f"line {line}: import of {module} is not on the allow-list")
 
 
 def _dotted(node: ast.expr) -> str:

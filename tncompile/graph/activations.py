@@ -137,8 +137,6 @@ def activation(node: ast.Expression, scope: Scope) -> Activation:
     name = call.function.name
     if name not in ACTIVATIONS:
         known = tuple(ACTIVATIONS)
-        fail(
-            errors.UnknownName(call.function.span, "activation", name, known, "activations")
-        )
+        fail(errors.UnknownName(call.function.span, "activation", name, known, "activations"))
     spec = ACTIVATIONS[name]
     return spec.make(scope, spec.signature.bind(call))

@@ -42,9 +42,7 @@ class _Names:
     first: dict[str, Span] = field(default_factory=dict)  # where the names were defined
 
 
-def build(
-    unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings
-) -> Program:
+def build(unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings) -> Program:
     """The program of a file; `definitions` replace the values of its lets (`-D`).
 
     Raises:
@@ -54,7 +52,8 @@ def build(
     _check_definitions(unit, definitions, findings)
     nodes = [item for item in unit.file.items if isinstance(item, ast.Layer)]
     if not nodes:
-        findings.add(errors.NoLayers(None, unit.file.source.name))
+        source = unit.file.source
+        findings.add(errors.NoLayers(Span(source, 0, len(source.line(1))), source.name))
     layers = []
     for node in nodes:
         try:
@@ -75,9 +74,7 @@ def class_name(layer: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in layer.split("_"))
 
 
-def _names(
-    unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings
-) -> _Names:
+def _names(unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings) -> _Names:
     """The names of a file: the standard ones, the imported ones, its own."""
     names = _Names()
     if unit is not standard():
@@ -162,7 +159,8 @@ def _check_class_names(nodes: list[ast.Layer], findings: Findings) -> None:
         for candidate in (own, f"{own}Weight"):
             if candidate in taken:
                 findings.add(errors.ClassNameTaken(span, name, candidate, taken[candidate]))
-            elif keyword.iskeyword(candidate) or hasattr(builtins, candidate):
+                break
+            if keyword.iskeyword(candidate) or hasattr(builtins, candidate):
                 findings.add(errors.ClassNameTaken(span, name, candidate, None))
             taken.setdefault(candidate, span)
 
@@ -234,9 +232,7 @@ class _LayerBuilder:
             node, scope = self.scope.follow(self.settings["modes"])
             span = node.span
             if not isinstance(node, ast.Call) or node.function.name != "fold":
-                fail(
-                    errors.WrongType(node.span, "`modes`", "`fold(radix)`", "something else")
-                )
+                fail(errors.WrongType(node.span, "`modes`", "`fold(radix)`", "something else"))
             given = FOLD.bind(node)
             if "radix" in given:
                 radix = scope.integer(given["radix"], "`radix`", 2, _MOST_BOND)
@@ -258,9 +254,7 @@ class _LayerBuilder:
             wanted = "`standard(root_std, mixer_noise)`"
             fail(errors.WrongType(node.span, "`init`", wanted, "something else"))
         given = _STANDARD_INIT.bind(node)
-        values = {
-            name: scope.number(value, f"`{name}`", 0.0) for name, value in given.items()
-        }
+        values = {name: scope.number(value, f"`{name}`", 0.0) for name, value in given.items()}
         return Policy(**values)
 
     def _topology(self, order: int) -> tuple[ast.Topology, Scope]:

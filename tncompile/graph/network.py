@@ -128,7 +128,7 @@ def cut_rank(layer: Layer) -> CutRank:
         return CutRank(full, full, whole)
     last = _merged(layer) if whole else layer.stages[-1]
     graph = stage_graph(layer, last)
-    legs = [("index", layer.name, last.number, i.name) for i in last.outgoing]
+    legs: list[Node] = [("index", layer.name, last.number, i.name) for i in last.outgoing]
     return CutRank(min(full, _minimum_cut(graph, legs[:rows], legs[rows:])), full, whole)
 
 

@@ -75,9 +75,7 @@ class Row:
         return self.ends[-1] if self.ends else self.root
 
 
-def carry_out(
-    topology: ast.Topology, scope: Scope, order: int, call: Span, target: Span
-) -> Row:
+def carry_out(topology: ast.Topology, scope: Scope, order: int, call: Span, target: Span) -> Row:
     """The gates of a topology for a target of `order` modes.
 
     Raises:
@@ -196,7 +194,7 @@ class _Interpreter:
         expands = list(_expands(node.body))
         adaptive = [n for n in node.body if isinstance(n, ast.Expand)]
         if len(expands) != 1 or adaptive != expands:
-            found = f"{len(expands)} `expand` in it"
+            found = f"{len(expands) or 'no'} `expand` in it"
             if len(expands) == 1:
                 found = "its `expand` stands in a block of its own"
             fail(errors.BadUntilFull(node.span, self.call, found))
@@ -228,9 +226,7 @@ class _Interpreter:
         self.row = self.result.root = tuple(self._new_wires(wires))
         self.result.root_kind, self.result.root_node = name, node
 
-    def _gates(
-        self, node: ast.Expand | ast.Map | ast.Mix, scope: Scope, width: int | None
-    ) -> None:
+    def _gates(self, node: ast.Expand | ast.Map | ast.Mix, scope: Scope, width: int | None) -> None:
         """The gates of an `expand`, `map` or `mix`."""
         self.statement += 1
         match node:
@@ -238,7 +234,7 @@ class _Interpreter:
                 self._expand(node, scope, width)
             case ast.Map():
                 places = self._wires(node.place, "map", scope)
-                self._replace(CoreKind.MAP, {p: 1 for p in places}, node)
+                self._replace(CoreKind.MAP, dict.fromkeys(places, 1), node)
             case ast.Mix():
                 self._mix(node, scope)
 
@@ -249,9 +245,7 @@ class _Interpreter:
             children = dict.fromkeys(places, arity)
             wide = len(self.row) + len(places) * (arity - 1)
             if wide > self.order:
-                fail(
-                    errors.RowTooWide(node.span, self.call, wide, self.order, self.result.layers)
-                )
+                fail(errors.RowTooWide(node.span, self.call, wide, self.order, self.result.layers))
         else:  # the leading wires expand, the rest pass through a matrix
             full, rest = divmod(width - len(self.row), arity - 1)
             children = {p: arity if p < full else 1 for p in places}
@@ -329,8 +323,8 @@ class _Interpreter:
                     fail(name_errors.OutOfRange(place.span, what, at_least, str(last)))
                 return range(first - 1, last)
             case ast.PairsFrom() | ast.PairList():
-                example = "wires 1..4"
-                fail(errors.WrongPlace(place.span, verb, "single wires", example))
+                pass
+        return fail(errors.WrongPlace(place.span, verb, "single wires", "wires 1..4"))
 
     def _pairs(self, place: ast.Place, scope: Scope) -> list[tuple[int, int]]:
         """Positions, from 0, of a place of pairs."""
@@ -352,13 +346,12 @@ class _Interpreter:
                     pairs.append((ends[0], ends[1]))
                 return pairs
             case _:
-                fail(errors.WrongPlace(place.span, "mix", "pairs of wires", "pairs from 2"))
+                pass
+        return fail(errors.WrongPlace(place.span, "mix", "pairs of wires", "pairs from 2"))
 
     def _inside(self, node: ast.Expression, wire: int) -> int:
         if wire > len(self.row):
-            fail(
-                errors.OutsideRow(node.span, self.call, wire, len(self.row), self.result.layers)
-            )
+            fail(errors.OutsideRow(node.span, self.call, wire, len(self.row), self.result.layers))
         return wire
 
     def _new_wires(self, count: int) -> range:

@@ -24,7 +24,8 @@ _UNITS = {"B": 1} | {
     for power, prefix in enumerate("KMGT", start=1)
     for suffix, base in (("iB", 1024), ("B", 1000))
 }
-_FUNCTIONS = {"ceil": math.ceil, "floor": math.floor, "max": max, "min": min}
+_ROUNDING = {"ceil": math.ceil, "floor": math.floor}
+_FUNCTIONS = (*_ROUNDING, "max", "min")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,17 @@ class Scope:
 
     # Typed getters ---------------------------------------------------------------------
 
-    def integer(
-        self, node: ast.Expression, what: str, least: int = 1, most: int = LARGEST
-    ) -> int:
+    def integer(self, node: ast.Expression, what: str, least: int = 1, most: int = LARGEST) -> int:
         """A whole number from `least` to `most`."""
         value = self.value(node)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            fail(errors.WrongType(node.span, what, "a whole number", describe(value)))
+            span = self.follow(node)[0].span
+            fail(errors.WrongType(span, what, "a whole number", describe(value)))
         if not least <= value <= most:
             expected = f"at least {least}" if most == LARGEST else f"from {least} to {most}"
-            fail(errors.OutOfRange(node.span, what, expected, str(value)))
+            fail(errors.OutOfRange(self.follow(node)[0].span, what, expected, str(value)))
         return value
 
     def number(
@@ -93,10 +93,12 @@ class Scope:
         """A number, at least `least`."""
         value = self.value(node)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            fail(errors.WrongType(node.span, what, "a number", describe(value)))
+            span = self.follow(node)[0].span
+            fail(errors.WrongType(span, what, "a number", describe(value)))
         if value < least or (positive and value <= 0):
             expected = "positive" if positive else f"at least {least:g}"
-            fail(errors.OutOfRange(node.span, what, expected, f"{value:g}"))
+            span = self.follow(node)[0].span
+            fail(errors.OutOfRange(span, what, expected, f"{value:g}"))
         return float(value)
 
     def boolean(self, node: ast.Expression, what: str) -> bool:
@@ -144,8 +146,8 @@ class Scope:
     def _call(self, node: ast.Call) -> Value:
         name = node.function.name
         if name not in _FUNCTIONS:
-            known = tuple(_FUNCTIONS)
-            fail(errors.UnknownName(node.function.span, "function", name, known, "functions"))
+            span = node.function.span
+            fail(errors.UnknownName(span, "function", name, _FUNCTIONS, "functions"))
         values = []
         for argument in node.arguments:
             if argument.name is not None:
@@ -155,12 +157,13 @@ class Scope:
                     )
                 )
             values.append(self._numeric(argument.value))
-        if len(values) < (one := 1) or (name in ("ceil", "floor") and len(values) > one):
-            wrong = node.span
-            fail(errors.WrongType(wrong, f"`{name}`", "called with one number", f"{len(values)}"))
-        if name in ("ceil", "floor"):
-            return _FUNCTIONS[name](values[0])
-        return _FUNCTIONS[name](values)  # type: ignore[call-overload, no-any-return]
+        rounding = _ROUNDING.get(name)
+        if not values or (rounding and len(values) > 1):
+            problem = "takes one number" if rounding else "takes at least one number"
+            fail(errors.UnexpectedArgument(node.span, name, problem, f"{name}(x)"))
+        if rounding:
+            return rounding(values[0])
+        return max(values) if name == "max" else min(values)
 
     def _numeric(self, node: ast.Expression) -> int | float:
         value = self.value(node)
@@ -187,8 +190,10 @@ class Scope:
                     result = _power(left, right)
         except ZeroDivisionError:
             fail(errors.ArithmeticFault(node.span, "division by zero"))
-        except (OverflowError, ValueError):
+        except OverflowError:
             fail(errors.ArithmeticFault(node.span, "beyond 2^63"))
+        except ValueError:
+            fail(errors.ArithmeticFault(node.span, "not a real number"))
         return _in_range(node, result)
 
 
@@ -252,9 +257,7 @@ class Signature:
 
         def refuse(span: Span, problem: str, name: str = "") -> None:
             found.append(
-                errors.UnexpectedArgument(
-                    span, self.function, problem, str(self), name, self.names
-                )
+                errors.UnexpectedArgument(span, self.function, problem, str(self), name, self.names)
             )
 
         for position, argument in enumerate(call.arguments):
@@ -272,9 +275,7 @@ class Signature:
                     refuse(argument.name.span, f"has no argument `{name}`", name)
                     continue
             if name in bound:
-                found.append(
-                    errors.DefinedTwice(argument.span, "argument", name, bound[name].span)
-                )
+                found.append(errors.DefinedTwice(argument.span, "argument", name, bound[name].span))
                 continue
             bound[name] = argument.value
         missing: Sequence[str] = [n for n in self.names[: self.required] if n not in bound]

@@ -156,8 +156,10 @@ class _Assembly:
         return cores
 
     def _diagonal(self, text: str, span: Span) -> list[Core]:
-        """One index that runs through all wires: the wires that an expansion or a map takes
-        are that index itself, a hyperedge; the others are copies of it.
+        """The root vector, whose one index runs through all wires.
+
+        Wires that an expansion or a map takes are that index itself, a hyperedge; the others
+        are copies of it.
         """
         rank = Index("w0.0.r", self.row.root_rank)
         self._add_root("root", (rank.size,), False, 1, text, factors=1)
@@ -183,9 +185,7 @@ class _Assembly:
         factors: int,
     ) -> None:
         init = self.policy.root(factors)
-        self.parameters.append(
-            Parameter(name, shape, stacked, CoreKind.ROOT, 1, uses, init, text)
-        )
+        self.parameters.append(Parameter(name, shape, stacked, CoreKind.ROOT, 1, uses, init, text))
 
     # Statements ------------------------------------------------------------------------
 

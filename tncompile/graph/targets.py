@@ -179,9 +179,7 @@ def target(call: ast.Call, scope: Scope) -> TargetCall:
     return _TARGETS[name](call, scope)
 
 
-def _bias(
-    arguments: dict[str, ast.Expression], scope: Scope
-) -> tuple[bool | None, Span | None]:
+def _bias(arguments: dict[str, ast.Expression], scope: Scope) -> tuple[bool | None, Span | None]:
     node = arguments.get("bias")
     return (None, None) if node is None else (scope.boolean(node, "`bias`"), node.span)
 

@@ -10,7 +10,7 @@ import math
 from tncompile.graph.ir import CONSTANTS, Core, CoreKind, Layer, Parameter, Program, Stage
 
 
-class InvalidProgram(AssertionError):
+class InvalidProgramError(AssertionError):
     """The compiler built a program that breaks its own rules."""
 
 
@@ -18,7 +18,7 @@ def verify(program: Program) -> Program:
     """The program itself, if it is legal.
 
     Raises:
-        InvalidProgram: otherwise; the message names layer, stage and core.
+        InvalidProgramError: otherwise; the message names layer, stage and core.
     """
     for layer in program.layers:
         _verify_layer(layer)
@@ -27,7 +27,7 @@ def verify(program: Program) -> Program:
 
 def _check(condition: bool, where: str, rule: str) -> None:
     if not condition:
-        raise InvalidProgram(f"{where}: {rule}")
+        raise InvalidProgramError(f"{where}: {rule}")
 
 
 def _verify_layer(layer: Layer) -> None:

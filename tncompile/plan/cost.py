@@ -44,7 +44,8 @@ class Profile:
 
 
 # Measured on two cores of a server CPU with PyTorch 2.13: a 4096×4096 by 4096×64 product
-# runs at 80 GFLOP/s, fresh memory is written at 3 GB/s and memory read at 12 GB/s, a small operation takes 6 us.
+# runs at 80 GFLOP/s, fresh memory is written at 3 GB/s and memory read at 12 GB/s, a small
+# operation takes 6 us.
 CPU = Profile(
     name="cpu",
     flops_per_second=8e10,

@@ -171,8 +171,8 @@ class Window:
 
     `matrix` is the step that holds their matrix K, of `outer` × `inner`, for a state seen as
     (left, inner, right), and `applied` the step that advances the state by it (the same step
-    where the state begins with K itself). The first `open_outer` of the outer index is made of wires that a
-    later window still takes in; the rest, and all of `right`, are final.
+    where the state begins with K itself). The first `open_outer` of the outer index is made
+    of wires that a later window still takes in; the rest, and all of `right`, are final.
     """
 
     cores: tuple[int, ...]

@@ -150,9 +150,7 @@ def _core_step(number: int, core: Core) -> Step:
             return CoreTensor(number, _size(core.indices))
 
 
-def arrange(
-    indices: tuple[Index, ...], groups: tuple[tuple[Index, ...], ...]
-) -> Arrangement:
+def arrange(indices: tuple[Index, ...], groups: tuple[tuple[Index, ...], ...]) -> Arrangement:
     """How to bring indices into the order of the groups, neighbours that stay together merged.
 
     >>> a, b, c = Index("a", 2), Index("b", 3), Index("c", 4)

@@ -166,10 +166,9 @@ def _best_cuts(row: Row, itemsize: int, profile: Profile) -> list[tuple[int, int
         for first in range(end - 1, -1, -1):
             builder = _Builder(row, begun=end < count)
             added = builder.step(first, end)
-            if added is not None and added.inner * added.outer > LARGEST_MATRIX:
-                # Larger blocks have larger matrices still; a single source must be possible.
-                if first < end - 1:
-                    break
+            # Larger blocks have larger matrices still; a single source must be possible.
+            if added and added.inner * added.outer > LARGEST_MATRIX and first < end - 1:
+                break
             total = seconds + steps_seconds(builder.steps, itemsize, profile)
             if first not in best or total < best[first][0]:
                 best[first] = (total, [*cuts, (first, end)])
@@ -224,16 +223,12 @@ class _Builder:
 
     def _open(self, first: int, outputs: tuple[Index, ...], beyond: list[Index]) -> int:
         """Size of the leading outputs up to the last one that a later block takes in."""
-        later = {
-            name for a in self.row.actions if a.leftmost < first for name in a.inputs
-        }
+        later = {name for a in self.row.actions if a.leftmost < first for name in a.inputs}
         self.closed = self.closed and not any(i.name in later for i in beyond)
         taken = [k for k, i in enumerate(outputs) if i.name in later]
         return math.prod(i.size for i in outputs[: taken[-1] + 1]) if taken else 1
 
-    def _matrix(
-        self, inside: list[Index], actions: list[_Action]
-    ) -> tuple[Ref, tuple[Index, ...]]:
+    def _matrix(self, inside: list[Index], actions: list[_Action]) -> tuple[Ref, tuple[Index, ...]]:
         """The matrix of the actions on a group of wires, and the wires that it gives."""
         pieces = [_Piece((index,), index.size, None) for index in inside]
         for action in actions:

@@ -202,8 +202,8 @@ class TreeBuilder:
         raise DiagnosticError([errors.NestedTooDeep(span, self.depth_limit)])
 
     def _token_span(self, token: Token) -> Span:
-        assert token.start_pos is not None and token.end_pos is not None
-        return Span(self.file, token.start_pos, token.end_pos)
+        start = token.start_pos or 0
+        return Span(self.file, start, start + len(token))
 
     def _span(self, tree: Tree[Token]) -> Span:
         meta = tree.meta

@@ -42,18 +42,21 @@ def source_hash(unit: Unit) -> str:
     return digest.hexdigest()
 
 
-def decode(data: bytes, name: str, path: Path | None = None, span: Span | None = None) -> SourceFile:
+def decode(
+    data: bytes, name: str, path: Path | None = None, span: Span | None = None
+) -> SourceFile:
     """Bytes as a source file; a byte order mark is dropped.
 
     Raises:
-        DiagnosticError: E0102, at `span` if the file was imported.
+        DiagnosticError: E0102; `span` is the import that led here, if one did.
     """
     try:
         return SourceFile(name, data.decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
-        raise DiagnosticError(
-            [errors.NotUtf8(span, name, data[error.start], error.start)]
-        ) from None
+        shown = SourceFile(name, data.decode("utf-8", errors="replace"), path)
+        at = len(data[: error.start].decode("utf-8"))
+        fault = errors.NotUtf8(Span(shown, at, at + 1), data[error.start], error.start, span)
+        raise DiagnosticError([fault]) from None
 
 
 def read(path: Path, span: Span | None = None) -> SourceFile:
@@ -66,9 +69,7 @@ def read(path: Path, span: Span | None = None) -> SourceFile:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DiagnosticError(
-            [errors.CannotRead(span, str(path), reason or str(error))]
-        ) from None
+        raise DiagnosticError([errors.CannotRead(span, str(path), reason or str(error))]) from None
     return decode(data, str(path), path, span)
 
 

@@ -75,9 +75,13 @@ def parse(file: SourceFile) -> ast.File:
     for chunk, end in zip(chunks, ends, strict=True):
         if any((chunk[0].start_pos or 0) <= b < end for b in broken):
             continue
-        node = _parse_tokens(file, chunk, "item", findings)
-        if node is not None:
-            items.append(node)
+        tree = _parse_tokens(file, chunk, "item", findings)
+        if tree is None:
+            continue
+        try:
+            items.append(TreeBuilder(file, NESTING_LIMIT).item(tree))
+        except DiagnosticError as error:
+            findings.extend(error.diagnostics)
     findings.stop_on_error()
     return ast.File(Span(file, 0, len(file.text)), tuple(items), comments)
 
@@ -87,10 +91,10 @@ def parse_expression(file: SourceFile) -> ast.Expression:
     findings = Findings()
     tokens, _ = _lex(file, findings)
     findings.stop_on_error()
-    node = _parse_tokens(file, tokens, "expression", findings)
+    tree = _parse_tokens(file, tokens, "expression", findings)
     findings.stop_on_error()
-    assert node is not None
-    return node
+    assert tree is not None
+    return TreeBuilder(file, NESTING_LIMIT).expression(tree)
 
 
 def _lex(file: SourceFile, findings: Findings) -> tuple[list[Token], tuple[ast.Comment, ...]]:
@@ -142,6 +146,9 @@ def _stray(file: SourceFile, span: Span) -> tuple[Diagnostic, int]:
         end = line_end if close < 0 else close + 1
         return errors.FutureConstruct(Span(file, span.start, end), "[…]", _MODE_LISTS), end
     end = span.start + 1
+    if file.text[span.start] == "'":
+        close = file.text.find("'", end, line_end)
+        end = end if close < 0 else close + 1
     # A run of the same kind of character is one finding.
     while end < line_end and not file.text[end].isascii():
         end += 1
@@ -168,8 +175,8 @@ def _chunks(tokens: list[Token]) -> Iterator[list[Token]]:
 
 def _parse_tokens(
     file: SourceFile, tokens: list[Token], start: str, findings: Findings
-) -> ast.Item | ast.Expression | None:
-    """One item or expression; None when it has an error, which is then in `findings`."""
+) -> Tree[Token] | None:
+    """The tree of one item or expression; None when it has an error, then in `findings`."""
     parser = _lark().parse_interactive("", start=start)
     try:
         for token in tokens:
@@ -178,15 +185,11 @@ def _parse_tokens(
         assert end is not None
         tree = parser.feed_token(Token("$END", "", end, end_pos=end))
     except LarkUnexpectedToken as error:
-        findings.add(_unexpected(file, tokens, error.token, parser.accepts()))
+        accepted: set[str] = parser.accepts()  # type: ignore[no-untyped-call]
+        findings.add(_unexpected(file, tokens, error.token, accepted))
         return None
-    builder = TreeBuilder(file, NESTING_LIMIT)
-    try:
-        assert isinstance(tree, Tree)
-        return builder.item(tree) if start == "item" else builder.expression(tree)
-    except DiagnosticError as error:
-        findings.extend(error.diagnostics)
-        return None
+    assert isinstance(tree, Tree)
+    return tree
 
 
 def _unexpected(
@@ -223,15 +226,15 @@ def _last_open(file: SourceFile, tokens: list[Token]) -> Span | None:
 def _describe(expected: set[str]) -> tuple[str, ...]:
     """The accepted terminals in words, with families of terminals under one name."""
     words: list[str] = []
-    if _VALUE <= expected:
+    if expected >= _VALUE:
         words.append("a value")
         expected = expected - _VALUE
-    if _OPERATORS <= expected:
+    if expected >= _OPERATORS:
         expected = expected - _OPERATORS
-    if _STATEMENTS <= expected:
+    if expected >= _STATEMENTS:
         words.append("a statement")
         expected = expected - _STATEMENTS - {"LAST", "LET"}
-    if _ALWAYS_ITEM <= expected:
+    if expected >= _ALWAYS_ITEM:
         words.append("`layer`, `topology`, `let` or `import`")
         expected = expected - _ALWAYS_ITEM - _OUTER_ITEM
     fixed = _fixed_words()

@@ -1,0 +1,51 @@
+"""Every diagnostic code has a `.tn` that brings it out and a `.err` with what is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tncompile.diagnostics import Diagnostic, DiagnosticError, as_json, render_all
+from tncompile.driver import Options, plan_source
+from tncompile.syntax import read
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(GOLDEN.glob("*.tn"))
+
+
+def findings(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Diagnostic, ...]:
+    monkeypatch.chdir(path.parent)
+    definitions = {}
+    try:
+        source = read(Path(path.name))
+        first = source.line(1)
+        if first.startswith("# options: -D "):
+            name, _, value = first.removeprefix("# options: -D ").partition("=")
+            definitions[name] = value
+        return plan_source(source, Options(definitions=definitions)).warnings
+    except DiagnosticError as error:
+        return error.diagnostics
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_golden(path: Path, monkeypatch: pytest.MonkeyPatch, update_golden: bool) -> None:
+    found = findings(path, monkeypatch)
+    text = render_all(found)
+    expected = path.with_suffix(".err")
+    if update_golden:
+        expected.write_text(text, "utf-8")
+    assert text == expected.read_text("utf-8")
+    assert path.stem.partition("-")[0] in {d.code for d in found}
+    json.dumps([as_json(d) for d in found])
+
+
+def test_every_code_has_a_case() -> None:
+    assert {p.stem.partition("-")[0] for p in CASES} == set(Diagnostic.registry)
+
+
+def test_every_class_brings_a_code_and_a_docstring() -> None:
+    for code, cls in Diagnostic.registry.items():
+        assert cls.__doc__, code
+        assert cls.title, code
