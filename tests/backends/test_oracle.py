@@ -1,0 +1,44 @@
+"""Generated weights and gradients against golden cases of an independent oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import Compile
+
+CASES = sorted((Path(__file__).parents[1] / "data" / "oracle").glob("*.json"))
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def test_the_cases_are_there() -> None:
+    assert len(CASES) == 15
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_golden_case(path: Path, compile_text: Compile) -> None:
+    case = json.loads(path.read_text())
+    data = np.load(path.with_suffix(".npz"))
+    module = compile_text(
+        f"layer a : Tensor({2 ** case['order']}) from {case['topology']}(latent ="
+        f" {case['latent']}) {{ activation = {case['activation']} }}"
+    )
+    weight = module.AWeight(dtype=torch.float64)
+    names = {k for k in data if not k.startswith(("out", "grad."))}
+    assert set(weight.state_dict()) == names
+    weight.load_state_dict({k: torch.from_numpy(data[k]) for k in names})
+    out = weight()
+    assert relative(out.detach().numpy(), data["out"]) < 1e-12
+    out.backward(torch.from_numpy(data["out_bar"]))
+    for name, parameter in weight.named_parameters():
+        assert parameter.grad is not None
+        assert relative(parameter.grad.numpy(), data[f"grad.{name}"]) < 1e-10, name
+    index = torch.arange(2 ** case["order"]).unsqueeze(1)
+    assert relative(weight.entries(index).detach().numpy(), data["out"]) < 1e-12
