@@ -174,9 +174,7 @@ def _names(group: list[Gate], sizes: dict[int, int], layer: int, seen: dict[str,
     return [f"{base}_{'x'.join(map(str, shape))}" for shape in shapes]
 
 
-def _apply(
-    state: Tensor, wires: list[int], gate: Gate, core: Tensor
-) -> tuple[Tensor, list[int]]:
+def _apply(state: Tensor, wires: list[int], gate: Gate, core: Tensor) -> tuple[Tensor, list[int]]:
     axes = [wires.index(w) for w in gate.inputs]
     count = len(gate.inputs)
     own = list(range(core.ndim - count, core.ndim)) if gate.letter == "U" else list(range(count))

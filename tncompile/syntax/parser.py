@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedToken as LarkUnexpectedToken
@@ -71,9 +72,9 @@ def parse(file: SourceFile) -> ast.File:
     broken = [f.span.start for f in findings if f.span is not None]
     items = []
     chunks = list(_chunks(tokens))
-    ends = [c[0].start_pos or 0 for c in chunks[1:]] + [len(file.text)]
-    for chunk, end in zip(chunks, ends, strict=True):
-        if any((chunk[0].start_pos or 0) <= b < end for b in broken):
+    starts = [chunk[0].start_pos or 0 for chunk in chunks] + [len(file.text)]
+    for chunk, (start, end) in zip(chunks, pairwise(starts), strict=True):
+        if any(start <= b < end for b in broken):
             continue
         tree = _parse_tokens(file, chunk, "item", findings)
         if tree is None:
