@@ -1,0 +1,127 @@
+"""Schedules: what they cost, counted another way, and what they never do."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from tests.reference import Row
+from tests.strategies import rows
+from tncompile.diagnostics import DiagnosticError, Findings
+from tncompile.driver import read_program
+from tncompile.plan import CPU, Memory, make_plan, show_bytes
+from tncompile.plan.schedule import Apply, Contract, Rearrange, operands
+
+FC2 = "layer fc2 : Linear(4096, 4096) from {}(latent = 5)"
+
+
+@pytest.mark.parametrize("kind", ["TTN", "aTTN", "MERA"])
+def test_decoders_are_planned_by_windows_without_a_permutation(kind: str) -> None:
+    plan = make_plan(read_program(FC2.format(kind)), Findings()).layers[0]
+    for stage in plan.stages:
+        assert stage.schedule.kind == "windows"
+        assert not any(isinstance(s, Contract | Rearrange) for s in stage.schedule.steps)
+    assert plan.stages[-1].schedule.complete
+    # Writing the weight is all but a few percent of what is written.
+    assert plan.forward.bytes_written < 1.1 * 4 * 4096 * 4096
+
+
+def test_windows_go_from_right_to_left() -> None:
+    plan = make_plan(read_program(FC2.format("MERA")), Findings()).layers[0]
+    for stage in plan.stages:
+        rights = [w.right for w in stage.schedule.windows]
+        assert rights == sorted(rights)
+        assert stage.schedule.windows[-1].left == 1
+
+
+def test_flops_of_a_tree_by_hand() -> None:
+    """3 wires to 6 by single cores: each product costs 2 · 2 · (entries of its result)."""
+    plan = make_plan(read_program("layer a : Tensor(64) from TTN(3)"), Findings()).layers[0]
+    (stage,) = plan.stages
+    products = [s for s in stage.schedule.steps if isinstance(s, Apply)]
+    assert stage.cost.flops == sum(
+        2 * s.inner * s.left * s.outer * s.right for s in products
+    ) + sum(math.prod(s.shape) for s in stage.schedule.steps if type(s).__name__ == "Kron")
+    one_at_a_time = 2 * 2 * (16 + 32 + 64)
+    assert stage.cost.flops <= 4 * one_at_a_time
+
+
+@given(rows())
+@settings(max_examples=60, deadline=None)
+def test_steps_are_in_single_assignment_form(row: Row) -> None:
+    try:
+        plan = make_plan(read_program(row.text("elu")), Findings())
+    except DiagnosticError:
+        return
+    for stage in plan.layers[0].stages:
+        steps = stage.schedule.steps
+        for number, step in enumerate(steps):
+            assert all(ref < number for ref in operands(step))
+        used = {ref for step in steps for ref in operands(step)}
+        assert used == set(range(len(steps) - 1))
+        outgoing = math.prod(i.size for i in stage.stage.outgoing)
+        assert math.prod(steps[-1].shape) == outgoing
+        assert stage.cost.peak_bytes >= 4 * outgoing
+
+
+def test_the_same_plan_every_time() -> None:
+    text = "topology T() { root product(order)  mix pairs (1, order), (2, 5), (4, 7) }"
+    program = read_program(text + "layer a : Tensor(2^9) from T()")
+    assert make_plan(program, Findings()) == make_plan(program, Findings())
+
+
+def test_predicted_peak_bounds_the_measured_one() -> None:
+    """Forward without gradients, measured by the allocator's own count of live tensors."""
+    import tncompile
+
+    text = "layer a : Linear(1024, 1024) from MERA(latent = 5)"
+    planned = make_plan(read_program(text), Findings()).layers[0].forward.peak_bytes
+    weight = tncompile.compile(text).AWeight()
+    with torch.no_grad():
+        weight()
+        with torch.profiler.profile(profile_memory=True) as profile:
+            weight()
+    total = peak = 0
+    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            total += event.nbytes()
+            peak = max(peak, total)
+    assert 4 * 2**20 <= peak <= planned * 1.02
+    assert planned <= 1.2 * peak
+
+
+def test_nothing_is_allocated_for_a_layer_that_cannot_fit() -> None:
+    program = read_program("layer a : Tensor(2^61) from TTN(5)")
+    tracemalloc.start()
+    with pytest.raises(DiagnosticError, match="E0501"):
+        make_plan(program, Findings())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+@pytest.mark.parametrize("kind", ["TTN", "MERA"])
+def test_the_smallest_budget_named_is_enough(kind: str) -> None:
+    program = read_program(FC2.format(kind))
+    with pytest.raises(DiagnosticError) as caught:
+        make_plan(program, Findings(), memory=Memory(2**27 + 2**19, "a test"))
+    needed = caught.value.diagnostics[0].needed  # type: ignore[attr-defined]
+    value = float(needed.removesuffix("MiB"))
+    enough = math.ceil(value * 2**20)
+    assert make_plan(program, Findings(), memory=Memory(enough, "a test")).layers
+    with pytest.raises(DiagnosticError):
+        make_plan(program, Findings(), memory=Memory(enough - 2**15, "a test"))
+
+
+def test_bytes_are_rounded_up() -> None:
+    assert show_bytes(2**20 + 1) == "1.01MiB"
+    assert show_bytes(1000) == "1000B"
+
+
+def test_profiles_are_constants() -> None:
+    assert CPU.name == "cpu"
+    assert min(CPU.flops_per_second, CPU.bytes_per_second, CPU.read_bytes_per_second) > 1e9
