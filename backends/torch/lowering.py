@@ -63,6 +63,9 @@ def lines(instructions: Iterable[Instruction]) -> Iterator[str]:
                     given[position] = name
         code, shape = _code(step, given)
         yield f"{instruction.result} = {code}  # ({', '.join(map(str, shape))})"
+        if isinstance(step, Apply) and step.rows is not None and shape != step.shape:
+            name = instruction.result
+            yield f"{name} = {name}.reshape({', '.join(map(str, step.shape))})"
 
 
 def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
@@ -97,10 +100,7 @@ def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
         matrices = f"{matrix}.expand({left}, {outer}, {inner})"
         code = f"torch.bmm({matrices}, {state}.reshape({left}, {inner}, {right}))"
         shape = (left, outer, right)
-    if step.rows is None or shape == step.shape:
-        return code, shape
-    code = code if code.endswith("))") else f"({code})"
-    return f"{code}.reshape({', '.join(map(str, step.shape))})", step.shape
+    return code, shape
 
 
 def _contract(step: Contract, left: str, right: str) -> tuple[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
+from tncompile.emit.environment import literal
 from tncompile.emit.program import StageProgram
 from tncompile.graph.ir import CoreKind, Init, NearIdentity, Normal, Parameter, Uniform
 from tncompile.graph.network import root_wire_count
@@ -15,6 +16,11 @@ from . import activations
 from .lowering import entry_lines, lines, load_lines, shape_text
 
 _COMMENT_WIDTH = 90
+_DRAWN: dict[type, str] = {
+    Normal: "normal, deviation",
+    Uniform: "uniform, bound",
+    NearIdentity: "identity and noise of deviation",
+}
 _AXES = {
     CoreKind.ROOT: "wire, leg",
     CoreKind.EXPAND: "core, parent, children",
@@ -185,11 +191,7 @@ def _attributes(target: object) -> tuple[str, ...]:
     fields: dict[str, object] = {
         name: getattr(target, name) for name in getattr(target, "__dataclass_fields__", ())
     }
-    return tuple(f"{name} = {_literal(value)}" for name, value in fields.items())
-
-
-def _literal(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) and value.isalnum() else repr(value)
+    return tuple(f"{name} = {literal(value)}" for name, value in fields.items())
 
 
 def _parameter(parameter: Parameter) -> ParameterView:
@@ -199,7 +201,7 @@ def _parameter(parameter: Parameter) -> ParameterView:
         shape=shape_text(parameter.shape),
         comment=clean_comment(f"{parameter.statement}: {axes}"),
         init=_init(f"self.{parameter.name}", parameter.init),
-        init_comment=parameter.init.formula,
+        init_comment=f"{_DRAWN[type(parameter.init)]} {parameter.init.formula}",
     )
 
 

@@ -17,7 +17,7 @@ def rational(x: Tensor, m: int, n: int) -> Tensor:
     numerator, denominator = rational_start(m, n)
     top = sum(a * x**k for k, a in enumerate(numerator))
     bottom = 1 + sum(b * x**k for k, b in enumerate(denominator, start=1))
-    return top / bottom  # type: ignore[operator, return-value]
+    return top / bottom  # type: ignore[return-value]
 
 
 def phi(x: Tensor) -> Tensor:

@@ -156,14 +156,15 @@ def test_functional_transforms(compile_text: Compile) -> None:
     x = torch.randn(5, 20, dtype=torch.float64)
 
     def loss(given: dict[str, torch.Tensor], sample: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(layer, given, (sample,)).square().sum()
+        value: torch.Tensor = torch.func.functional_call(layer, given, (sample,)).square().sum()
+        return value
 
     whole = torch.func.grad(loss)(parameters, x)
     single = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
     for name, gradient in whole.items():
         torch.testing.assert_close(single[name].sum(0), gradient)
     tangents = {k: torch.randn_like(v) for k, v in parameters.items()}
-    _, forward = torch.func.jvp(lambda p: loss(p, x), (parameters,), (tangents,))
+    forward = torch.func.jvp(lambda p: loss(p, x), (parameters,), (tangents,))[1]
     torch.testing.assert_close(forward, sum((tangents[k] * whole[k]).sum() for k in whole))
 
 

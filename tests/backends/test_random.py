@@ -17,12 +17,7 @@ from tests.strategies import rows
 def assert_same(row: Row) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tncompile.CompileWarning)
-        try:
-            module = tncompile.compile(row.text("tanh"))
-        except tncompile.DiagnosticError as error:
-            # The two faults that a random topology may have.
-            assert {d.code for d in error.diagnostics} <= {"E0302", "E0401"}, error
-            return
+        module = tncompile.compile(row.text("tanh"))
     torch.manual_seed(0)
     weight = module.AWeight(dtype=torch.float64)
     with torch.no_grad():
@@ -34,7 +29,7 @@ def assert_same(row: Row) -> None:
     assert float((out - wanted).detach().abs().max()) <= 1e-12 * scale
     upstream = torch.randn_like(out)
     out.backward(upstream)
-    wanted.backward(upstream)
+    torch.autograd.backward(wanted, upstream)
     for name, parameter in weight.named_parameters():
         grad, own = cores[name].grad, parameter.grad
         assert grad is not None

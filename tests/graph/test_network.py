@@ -87,7 +87,7 @@ def test_cone_by_hand() -> None:
 def test_graph_is_bipartite_and_complete() -> None:
     program = read_program("layer a : Tensor(64) from MERA(2)\nlayer b : Tensor(64) from TTN(3)")
     graph = program.graph()
-    sides = {side: 0 for side in ("tensor", "index")}
+    sides = {"tensor": 0, "index": 0}
     for one, other in graph.edges:
         assert graph.nodes[one]["bipartite"] != graph.nodes[other]["bipartite"]
     for _, data in graph.nodes(data=True):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_widths_of_any_arity_can_be_made(order: int, arity: int, data: st.DataOb
     found = widths(order, latent, arity)
     assert found[0] == latent
     assert found[-1] == order
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert before <= after <= arity * before
     assert len(found) == 2 or latent * arity ** (len(found) - 2) < order
 

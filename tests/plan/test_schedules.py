@@ -86,7 +86,7 @@ def test_predicted_peak_bounds_the_measured_one() -> None:
         with torch.profiler.profile(profile_memory=True) as profile:
             weight()
     total = peak = 0
-    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             total += event.nbytes()
             peak = max(peak, total)

@@ -17,7 +17,7 @@ identifiers = names.map(lambda n: ast.Identifier(SPAN, n))
 numbers = st.one_of(
     st.integers(0, 2**62), st.floats(0, 1e15, allow_nan=False, allow_infinity=False)
 ).map(lambda v: ast.Number(SPAN, v))
-strings = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=("Cs",))).map(
+strings = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"])).map(
     lambda t: ast.String(SPAN, t)
 )
 sizes = st.builds(

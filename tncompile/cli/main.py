@@ -24,7 +24,8 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help="print the version and stop")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.exit(0, f"tncompile {version('tncompile')}\n")
+        print(f"tncompile {version('tncompile')}")
+        parser.exit(0)
 
 
 def parser() -> argparse.ArgumentParser:

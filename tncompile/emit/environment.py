@@ -25,5 +25,17 @@ def environment(package: str) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    result.filters["python"] = repr
+    result.filters["python"] = literal
     return result
+
+
+def literal(value: object) -> str:
+    """A value as Python source, strings in double quotes as formatters want them.
+
+    >>> print(literal("a.b"), literal('say "a"'), literal(None))
+    "a.b" 'say "a"' None
+    """
+    text = repr(value)
+    if isinstance(value, str) and text.startswith("'") and '"' not in value:
+        return f'"{text[1:-1]}"'
+    return text

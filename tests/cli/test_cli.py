@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+GOOD = "let n = 3\nlayer fc : Linear(64, 64) from TTN(latent = n)\n"
+BAD = "layer fc : Linear(64, 64) from TNT(latent = 3)\n"
+
+
+def run(
+    *arguments: str, cwd: Path, text: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tncompile.cli.main", *arguments],
+        cwd=cwd,
+        input=text,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "good.tn").write_text(GOOD)
+    (tmp_path / "bad.tn").write_text(BAD)
+    return tmp_path
+
+
+def test_check(folder: Path) -> None:
+    fine = run("check", "good.tn", cwd=folder)
+    assert (fine.returncode, fine.stdout, fine.stderr) == (0, "", "")
+    wrong = run("check", "bad.tn", cwd=folder)
+    assert wrong.returncode == 1
+    assert wrong.stdout == ""
+    assert "error[E0201]: unknown topology `TNT`" in wrong.stderr
+    assert "did you mean `TTN`?" in wrong.stderr
+    data = json.loads(run("check", "bad.tn", "--format", "json", cwd=folder).stdout)
+    (found,) = data["diagnostics"]
+    assert found["code"] == "E0201"
+    assert found["span"]["start"] == {"line": 1, "column": 32}
+    assert "Traceback" not in wrong.stderr
+
+
+def test_compile_writes_whole_or_not_at_all(folder: Path) -> None:
+    assert run("compile", "good.tn", cwd=folder).returncode == 0
+    text = (folder / "good.py").read_text()
+    assert "class FcWeight" in text
+    (folder / "kept.py").write_text("kept")
+    assert run("compile", "bad.tn", "-o", "kept.py", cwd=folder).returncode == 1
+    assert (folder / "kept.py").read_text() == "kept"
+    assert run("compile", "good.tn", "-o", "no/such/folder.py", cwd=folder).returncode == 1
+    assert sorted(p.name for p in folder.iterdir()) == ["bad.tn", "good.py", "good.tn", "kept.py"]
+
+
+def test_compile_twice_gives_the_same_bytes(folder: Path) -> None:
+    outputs = [
+        run("compile", "good.tn", "-o", "-", cwd=folder, PYTHONHASHSEED=seed).stdout
+        for seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1] != ""
+    piped = run("compile", "-", cwd=folder, text=GOOD)
+    assert piped.stdout.replace("<stdin>", "good.tn").count("class Fc") == 2
+
+
+def test_compile_check(folder: Path) -> None:
+    assert run("compile", "good.tn", "--check", cwd=folder).returncode == 1
+    run("compile", "good.tn", cwd=folder)
+    assert run("compile", "good.tn", "--check", cwd=folder).returncode == 0
+    changed = run("compile", "good.tn", "--check", "-D", "n=4", cwd=folder)
+    assert changed.returncode == 1
+    assert "good.py is not what good.tn compiles to" in changed.stderr
+
+
+def test_fmt(folder: Path) -> None:
+    (folder / "ugly.tn").write_text("let   a=1")
+    assert run("fmt", "ugly.tn", "--check", cwd=folder).returncode == 1
+    assert (folder / "ugly.tn").read_text() == "let   a=1"
+    assert run("fmt", "ugly.tn", cwd=folder).returncode == 0
+    assert (folder / "ugly.tn").read_text() == "let a = 1\n"
+    assert run("fmt", "ugly.tn", "--check", cwd=folder).returncode == 0
+    assert run("fmt", "-", cwd=folder, text="let   a=1").stdout == "let a = 1\n"
+    assert run("fmt", "-", cwd=folder, text="let = 1").returncode == 1
+
+
+def test_report(folder: Path) -> None:
+    text = run("report", "good.tn", cwd=folder)
+    assert text.returncode == 0
+    assert "fc : Linear(64, 64) from TTN(latent = 3)" in text.stdout
+    data = json.loads(run("report", "good.tn", "--format", "json", cwd=folder).stdout)
+    assert data["layers"][0]["name"] == "fc"
+    run("report", "good.tn", "--format", "json", "-o", "out.json", cwd=folder)
+    assert json.loads((folder / "out.json").read_text()) == data
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("compile",),
+        ("fly", "good.tn"),
+        ("check", "good.tn", "--format", "xml"),
+        ("compile", "good.tn", "--backend", "abacus"),
+        ("compile", "good.tn", "--budget", "lots"),
+        ("compile", "good.tn", "--budget", "-3MiB"),
+        ("compile", "good.tn", "-D", "n"),
+        ("compile", "good.tn", "-D", "a b=3"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], folder: Path) -> None:
+    result = run(*arguments, cwd=folder)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["bad.tn", "good.tn"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "none.tn"),
+        ("check", "."),
+        ("check", "good.tn", "-D", "m=4"),
+        ("check", "good.tn", "-D", "n=)"),
+        ("compile", "good.tn", "--budget", "1KiB"),
+        ("fmt", "none.tn"),
+    ],
+)
+def test_wrong_files(arguments: tuple[str, ...], folder: Path) -> None:
+    result = run(*arguments, cwd=folder)
+    assert result.returncode == 1
+    assert "error[E" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_color_is_a_choice(folder: Path) -> None:
+    assert "\x1b[" not in run("check", "bad.tn", cwd=folder).stderr
+    assert "\x1b[" in run("check", "bad.tn", cwd=folder, FORCE_COLOR="1").stderr
+    both = run("check", "bad.tn", cwd=folder, FORCE_COLOR="1", NO_COLOR="1")
+    assert "\x1b[" not in both.stderr
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.argv = ['tncompile', '--help']\n"
+        "from tncompile.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'lark', 'networkx', 'cotengra', 'jinja2', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    started = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "compile" in result.stdout
+    assert time.perf_counter() - started < 5  # a hang, not a benchmark
+
+
+def test_compiling_does_not_import_torch(folder: Path) -> None:
+    code = (
+        "import sys\nfrom tncompile.cli.main import main\n"
+        "assert main(['compile', 'good.tn']) == 0\n"
+        "assert 'torch' not in sys.modules and 'cotengra' not in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_version(tmp_path: Path) -> None:
+    assert run("--version", cwd=tmp_path).stdout.startswith("tncompile 0.")
