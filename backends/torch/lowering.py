@@ -48,8 +48,11 @@ def load_lines(loads: Iterable[Load]) -> Iterator[str]:
             yield (f"{name} = self.{name}.reshape({count}, {load.rows}, {load.columns}).unbind()")
 
 
-def lines(instructions: Iterable[Instruction]) -> Iterator[str]:
-    """Lines of a straight run of instructions, each with the shape that it gives."""
+def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
+    """Lines of a straight run of instructions, each with the shape that it gives.
+
+    `like` is a tensor in sight whose dtype and device constants take.
+    """
     for instruction in instructions:
         if instruction.comment is not None:
             yield f"# {instruction.comment}"
@@ -61,6 +64,8 @@ def lines(instructions: Iterable[Instruction]) -> Iterator[str]:
                     name = "ab"[position]
                     yield f"{name} = {_arranged(given[position], arrangement)}"
                     given[position] = name
+        if isinstance(step, Identity | Ones):
+            given = [like]
         code, shape = _code(step, given)
         yield f"{instruction.result} = {code}  # ({', '.join(map(str, shape))})"
         if isinstance(step, Apply) and step.rows is not None and shape != step.shape:
@@ -73,9 +78,9 @@ def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
         case Kron():
             return f"_kron({given[0]}, {given[1]})", step.shape
         case Identity():
-            return f"self._identity({step.size})", step.shape
+            return f"_identity({step.size}, {given[0]})", step.shape
         case Ones():
-            return f"self._ones({step.size})", step.shape
+            return f"_ones({step.size}, {given[0]})", step.shape
         case CoreMatrix():
             return given[0], step.shape
         case Apply():

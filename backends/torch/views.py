@@ -11,6 +11,7 @@ from tncompile.emit.program import StageProgram
 from tncompile.graph.ir import CoreKind, Init, NearIdentity, Normal, Parameter, Uniform
 from tncompile.graph.network import root_wire_count
 from tncompile.graph.targets import Conv2d
+from tncompile.plan.schedule import Identity, Ones
 
 from . import activations
 from .lowering import entry_lines, lines, load_lines, shape_text
@@ -75,6 +76,7 @@ class LayerView:
     kind: str
     declaration: tuple[str, ...]
     parameters: tuple[ParameterView, ...]
+    core_names: tuple[str, ...]
     parameter_count: int
     dense_count: int
     stages: tuple[StageView, ...]
@@ -119,6 +121,7 @@ class ModuleView:
     activation_classes: tuple[str, ...]
     plain_rational: bool
     mixers: bool
+    constants: bool
 
     @property
     def exports(self) -> tuple[str, ...]:
@@ -142,6 +145,12 @@ def module_view(program: ModuleProgram) -> ModuleView:
         layers=tuple(_layer(layer) for layer in program.layers),
         activation_classes=tuple(sorted(name for name in classes if name is not None)),
         plain_rational=any(a.name == "rational" for a in used),
+        constants=any(
+            isinstance(step, Identity | Ones)
+            for layer in program.layers
+            for stage in layer.stages
+            for step in stage.plan.schedule.steps
+        ),
         mixers=any(isinstance(init, NearIdentity) for init in inits),
     )
 
@@ -150,6 +159,10 @@ def _layer(program: LayerProgram) -> LayerView:
     layer = program.layer
     target, shape = layer.target, layer.target.weight_shape
     last = program.stages[-1]
+    names = [p.name for p in layer.parameters]
+    for stage in layer.stages:
+        if stage.activation is not None:
+            names += [f"act{stage.number}.{p.name}" for p in stage.activation.parameters]
     declaration = f"layer {layer.name} : {target} from {layer.topology}"
     strides = [1]
     for size in reversed(shape[1:]):
@@ -165,9 +178,10 @@ def _layer(program: LayerProgram) -> LayerView:
         kind=target.kind,
         declaration=tuple(wrap(clean_comment(declaration), _COMMENT_WIDTH)),
         parameters=tuple(_parameter(p) for p in layer.parameters),
+        core_names=tuple(names),
         parameter_count=layer.parameter_count,
         dense_count=layer.dense_parameter_count,
-        stages=tuple(_stage(s) for s in program.stages),
+        stages=tuple(_stage(s, f"self.{names[0]}") for s in program.stages),
         weight_shape=shape_text(shape),
         weight_axes=len(shape),
         strides=repr(tuple(strides)),
@@ -217,7 +231,7 @@ def _init(name: str, init: Init) -> str:
             raise AssertionError("activations initialise their own parameters")
 
 
-def _stage(program: StageProgram) -> StageView:
+def _stage(program: StageProgram, like: str) -> StageView:
     stage = program.stage
     activation = stage.activation
     last = activation is None
@@ -238,8 +252,8 @@ def _stage(program: StageProgram) -> StageView:
         takes_state=bool(stage.incoming),
         start=tuple(load_lines(program.start)),
         loads=tuple(load_lines(program.loads)),
-        lines=tuple(lines(program.instructions)),
-        readout=tuple(lines(program.readout)),
+        lines=tuple(lines(program.instructions, like)),
+        readout=tuple(lines(program.readout, like)),
         matrices=_tuple_text(names) if len(names) == 1 else ", ".join(names),
         window_count=len(names),
         result=program.result,

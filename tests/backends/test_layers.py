@@ -168,5 +168,26 @@ def test_functional_transforms(compile_text: Compile) -> None:
     torch.testing.assert_close(forward, sum((tangents[k] * whole[k]).sum() for k in whole))
 
 
+@pytest.mark.parametrize("activation", ["elu", "swish"])
+def test_parametrize(activation: str, compile_text: Compile) -> None:
+    """The cores become the only parameters of a plain torch module."""
+    text = f"layer a : Linear(20, 30) from MERA(3) {{ activation = {activation} }}"
+    weight = compile_text(text).AWeight()
+    cores = [p.detach().clone() for p in weight.parameters()]
+    wanted = weight().detach()
+    linear = nn.Linear(20, 30)
+    nn.utils.parametrize.register_parametrization(linear, "weight", weight)
+    torch.testing.assert_close(linear.weight, wanted, rtol=0, atol=0)
+    shapes = [tuple(p.shape) for n, p in linear.named_parameters() if n != "bias"]
+    assert shapes == [tuple(c.shape) for c in cores]
+    linear(torch.randn(4, 20)).square().sum().backward()
+    assert all(p.grad is not None for p in linear.parameters())
+    given = {n: p.detach() * 2 for n, p in linear.named_parameters()}
+    changed = torch.func.functional_call(linear, given, (torch.eye(20),))
+    assert not torch.allclose(changed, linear(torch.eye(20)))
+    nn.utils.parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+    torch.testing.assert_close(linear.weight.detach(), wanted, rtol=0, atol=0)
+
+
 def test_backends_are_found_by_entry_point() -> None:
     assert load_backend("torch").name == "torch"

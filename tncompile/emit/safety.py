@@ -67,13 +67,13 @@ _BUILTINS = frozenset(
     {
         "IndexError",
         "bool",
+        "dict",
         "float",
         "id",
         "input",  # only as the name of an argument, as in PyTorch
         "int",
         "len",
         "list",
-        "next",
         "object",
         "property",
         "reversed",
@@ -81,6 +81,7 @@ _BUILTINS = frozenset(
         "str",
         "super",
         "tuple",
+        "zip",
     }
 )
 _LIBRARIES = frozenset({"torch", "nn", "functional", "math"})
@@ -101,6 +102,7 @@ _CALLS = frozenset(
         "torch.bmm",
         "torch.empty",
         "torch.eye",
+        "torch.func.functional_call",
         "torch.is_grad_enabled",
         "torch.isfinite",
         "torch.no_grad",
