@@ -10,12 +10,26 @@ import pytest
 import torch
 
 from tests.conftest import Compile
+from tests.decoders import decoder_row
 
 CASES = sorted((Path(__file__).parents[1] / "data" / "oracle").glob("*.json"))
 
 
 def relative(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("kind", ["TTN", "aTTN", "MERA"])
+def test_a_published_layer_at_its_size(kind: str, compile_text: Compile) -> None:
+    """AlexNet's conv4, order 20 with padding, one core at a time."""
+    module = compile_text(f"layer a : Conv2d(384, 256, 3) from {kind}(latent = 5)")
+    weight = module.AWeight(dtype=torch.float64)
+    weight.calibrate(weight_std=1.0)
+    cores = {k: v.detach() for k, v in weight.state_dict().items()}
+    row = decoder_row(kind, 20, 5, 2, 2)
+    wanted = row.generate(cores, torch.nn.functional.elu)[: 256 * 384 * 9]
+    found = weight().detach().reshape(-1).numpy()
+    assert relative(found, wanted.numpy()) < 1e-12
 
 
 def test_the_cases_are_there() -> None:

@@ -63,6 +63,8 @@ _NODES: tuple[type[ast.AST], ...] = (
     ast.cmpop,
 )
 _IMPORTS = frozenset({"__future__", "collections.abc", "contextlib", "math", "torch", "torch.nn"})
+# Interactive sessions and doctests put their last result under the name `_`.
+_PYTHON = frozenset(dir(builtins)) - {"_"}
 _BUILTINS = frozenset(
     {
         "IndexError",
@@ -144,8 +146,9 @@ def _check_node(node: ast.AST, line: int) -> None:
             if any(alias.name == "*" for alias in names):
                 raise UnsafeModuleError(f"line {line}: star import")
         case ast.Name(id=name):
-            known = not hasattr(builtins, name) or name in _BUILTINS
-            if not known or (name.startswith("__") and name not in _DUNDERS):
+            if (name in _PYTHON and name not in _BUILTINS) or (
+                name.startswith("__") and name not in _DUNDERS
+            ):
                 raise UnsafeModuleError(f"line {line}: the name {name} is not on the allow-list")
             return
         case ast.Call(func=ast.Name(id="input")):

@@ -18,10 +18,11 @@ from tncompile.diagnostics import topology as target_errors
 from tncompile.graph.activations import activation
 from tncompile.graph.initial import Policy
 from tncompile.graph.ir import Activation, Layer, Modes, Program
+from tncompile.graph.modes import FOLD, fold
 from tncompile.graph.rows import carry_out
 from tncompile.graph.scope import Bound, Scope, Signature, fail
 from tncompile.graph.stages import assemble
-from tncompile.graph.targets import FOLD, Target, TargetCall, fold, target
+from tncompile.graph.targets import Target, TargetCall, target
 from tncompile.graph.targets import Tensor as TensorTarget
 from tncompile.source import Span
 from tncompile.syntax import Unit, ast, format_expression, standard

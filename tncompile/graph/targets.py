@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from tncompile.diagnostics import names as errors
 from tncompile.diagnostics import syntax as syntax_errors
 from tncompile.diagnostics import topology as target_errors
-from tncompile.graph.ir import Modes
 from tncompile.graph.scope import Scope, Signature, fail
 from tncompile.source import Span
 from tncompile.syntax import ast
@@ -263,26 +262,3 @@ _TARGETS: dict[str, Callable[[ast.Call, Scope], TargetCall]] = {
     "Conv2d": _conv2d,
     "Tensor": _tensor,
 }
-
-
-FOLD = Signature("fold", ("radix",), 0, ("2",))
-
-
-def fold(weight_shape: tuple[int, ...], radix: int, span: Span) -> Modes:
-    """Row-major fold of a weight into the fewest modes of size `radix` (Eq. 1).
-
-    >>> fold((4096, 4096), 2, None).order
-    24
-    >>> fold((10, 10), 3, None)
-    Modes(sizes=(3, 3, 3, 3, 3), entries=100)
-
-    Raises:
-        DiagnosticError: E0302 for a weight of one entry.
-    """
-    entries = math.prod(weight_shape)
-    if entries == 1:
-        fail(target_errors.NothingToGenerate(span))
-    order = 1
-    while radix**order < entries:
-        order += 1
-    return Modes((radix,) * order, entries)
