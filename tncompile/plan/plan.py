@@ -33,12 +33,11 @@ DEFAULT_DTYPE = "float32"
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """The schedule of one stage, its forward cost, and the candidate that lost."""
+    """The schedule of one stage and its forward cost."""
 
     stage: Stage
     schedule: Schedule
     cost: Cost
-    runner_up: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +87,15 @@ class Planner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that one forward and backward pass of a layer may keep alive, and who says so."""
+    """Bytes that generating a layer may keep alive, and who says so.
+
+    `training` tells whether the limit is for a forward and a backward pass together, as a
+    budget is; a machine's own memory limits what it can at least infer with.
+    """
 
     limit: int
     reason: str
+    training: bool = True
 
 
 def machine_memory() -> Memory:
@@ -100,7 +104,7 @@ def machine_memory() -> Memory:
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system: 64-bit addresses
         limit = 2**47
-    return Memory(limit, "this machine's memory")
+    return Memory(limit, "this machine's memory", training=False)
 
 
 def choose_schedule(stage: Stage, itemsize: int, profile: Profile) -> StagePlan:
@@ -116,7 +120,7 @@ def choose_schedule(stage: Stage, itemsize: int, profile: Profile) -> StagePlan:
         chosen = tree_schedule(stage)
     else:
         chosen = windows
-    return StagePlan(stage, chosen, schedule_cost(chosen, itemsize, profile), None)
+    return StagePlan(stage, chosen, schedule_cost(chosen, itemsize, profile))
 
 
 def make_plan(
@@ -139,10 +143,12 @@ def make_plan(
         limit = memory
         if layer.budget is not None:
             limit = Memory(layer.budget, "its budget")
-        if _refuse(layer, _least_bytes(layer), limit, findings):
+        if _refuse(layer, _least_bytes(layer, limit.training), limit, findings):
             continue
         plan = _plan_layer(layer, profile, planner)
-        needed = max(plan.forward.peak_bytes, plan.backward.peak_bytes)
+        needed = plan.forward.peak_bytes
+        if limit.training:
+            needed = max(needed, plan.backward.peak_bytes)
         if not _refuse(layer, needed, limit, findings):
             plans.append(plan)
     findings.stop_on_error()
@@ -154,9 +160,10 @@ def itemsize(layer: Layer) -> int:
     return ITEMSIZE[layer.dtype or DEFAULT_DTYPE]
 
 
-def _least_bytes(layer: Layer) -> int:
-    """Bytes that any plan keeps: parameters, the weight, and the weight's gradient."""
-    entries = sum(p.size for p in layer.parameters) + 2 * layer.modes.generated
+def _least_bytes(layer: Layer, training: bool) -> int:
+    """Bytes that any plan keeps: parameters, the weight, in training the weight's gradient."""
+    weights = 2 if training else 1
+    entries = sum(p.size for p in layer.parameters) + weights * layer.modes.generated
     return entries * itemsize(layer)
 
 
