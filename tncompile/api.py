@@ -37,9 +37,10 @@ def compile(
     """Compile a file or a text, and import the module that comes out.
 
     Args:
-        path_or_text: a path, or the text of a `.tn` file.
+        path_or_text: a path (any `Path`, a string ending in `.tn`), or the text of a file.
         backend: name of an installed backend.
-        definitions: values for lets of the file, as `-D` gives them.
+        definitions: values for lets of the file, as `-D` gives them: numbers, booleans, or
+            expressions of the language as strings (`"MERA"`, `'"a string"'`).
         budget: most bytes that one forward and backward pass of a layer may keep alive.
 
     Raises:

@@ -66,6 +66,7 @@ class Compiled:
     """A rendered module."""
 
     text: str
+    unit: Unit
     plan: Plan
     warnings: tuple[Diagnostic, ...]
 
@@ -73,12 +74,12 @@ class Compiled:
 def source_from(path_or_text: str | os.PathLike[str]) -> SourceFile:
     """A source file from a path, or from the text itself.
 
-    A `Path` and a string without line end or brace is a path; any other string is text.
+    A string that ends in `.tn` is a path, any other string is text.
 
     Raises:
         DiagnosticError: E0101, E0102 for a path.
     """
-    if isinstance(path_or_text, os.PathLike) or not set(path_or_text) & set("\n{("):
+    if isinstance(path_or_text, os.PathLike) or path_or_text.endswith(".tn"):
         return read(Path(path_or_text))
     return SourceFile("<text>", path_or_text)
 
@@ -115,7 +116,7 @@ def compile_source(source: SourceFile, options: Options) -> Compiled:
     planned = plan_source(source, options)
     text = backend.render(module_program(planned.plan, _header(planned.unit, options)))
     check(text)
-    return Compiled(text, planned.plan, planned.warnings)
+    return Compiled(text, planned.unit, planned.plan, planned.warnings)
 
 
 def _definitions(given: Mapping[str, str]) -> dict[str, ast.Expression]:
@@ -146,11 +147,17 @@ def _header(unit: Unit, options: Options) -> Header:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file's content, whole or not at all.
+    """Replace a file's content, whole or not at all; a link's target, not the link.
+
+    What is no regular file (a device, a pipe) is written into, never replaced.
 
     Raises:
         OSError: the folder is missing or may not be written.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(text.encode())
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=False)
     try:
         with os.fdopen(handle, "wb") as stream:

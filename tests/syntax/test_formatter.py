@@ -21,7 +21,9 @@ strings = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=
     lambda t: ast.String(SPAN, t)
 )
 sizes = st.builds(
-    lambda v, u: ast.Size(SPAN, v, u), st.integers(0, 999), st.sampled_from(["B", "KiB", "GB"])
+    lambda v, u: ast.Size(SPAN, v, u),
+    st.integers(0, 999) | st.floats(0, 1e9),
+    st.sampled_from(["B", "KiB", "GB"]),
 )
 leaves = st.one_of(
     numbers, strings, sizes, identifiers, st.booleans().map(lambda b: ast.Boolean(SPAN, b))

@@ -13,22 +13,27 @@ from tncompile.diagnostics import Diagnostic, DiagnosticError, as_json, render_a
 from tncompile.driver import Options, compile_source, plan_source, write
 from tncompile.emit import UnknownBackendError
 from tncompile.source import SourceFile
-from tncompile.syntax import decode, format_file, parse, read
+from tncompile.syntax import Unit, all_units, decode, format_file, parse, read
 
 
 def check(given: argparse.Namespace) -> int:
     """`tncompile check`."""
-    diagnostics: tuple[Diagnostic, ...]
-    try:
-        diagnostics = plan_source(_source(given.file), _options(given)).warnings
-        failed = False
-    except DiagnosticError as error:
-        diagnostics, failed = error.diagnostics, True
-    if given.format == "json":
-        print(json.dumps({"diagnostics": [as_json(d) for d in diagnostics]}, indent=2))
-    else:
-        _show(diagnostics)
-    return int(failed)
+
+    def run() -> int:
+        diagnostics: tuple[Diagnostic, ...]
+        try:
+            diagnostics = plan_source(_source(given.file), _options(given)).warnings
+            failed = False
+        except DiagnosticError as error:
+            diagnostics, failed = error.diagnostics, True
+        if given.format == "json":
+            data = {"diagnostics": [as_json(d) for d in diagnostics]}
+            _print(json.dumps(data, indent=2) + "\n")
+        else:
+            _show(diagnostics)
+        return int(failed)
+
+    return _guarded(run)
 
 
 def fmt(given: argparse.Namespace) -> int:
@@ -42,7 +47,7 @@ def fmt(given: argparse.Namespace) -> int:
                 _say(f"{source.name} is not in the canonical format")
             return int(text != source.text)
         if given.file == "-":
-            sys.stdout.write(text)
+            _print(text)
         elif text != source.text:
             _write(given.file, text)
         return 0
@@ -62,7 +67,7 @@ def report(given: argparse.Namespace) -> int:
             text = json.dumps(reports.as_json(planned.plan), indent=2) + "\n"
         else:
             text = reports.as_text(planned.plan)
-        _write(given.output, text)
+        _write(given.output, text, planned.unit)
         return 0
 
     return _guarded(run)
@@ -79,7 +84,7 @@ def compile(given: argparse.Namespace) -> int:
         compiled = compile_source(source, _options(given))
         _show(compiled.warnings)
         if not given.check:
-            _write(output, compiled.text)
+            _write(output, compiled.text, compiled.unit)
             return 0
         target = Path(output)
         if not target.is_file() or target.read_bytes() != compiled.text.encode():
@@ -97,20 +102,26 @@ def _guarded(run: Callable[[], int]) -> int:
     except DiagnosticError as error:
         _show(error.diagnostics)
         return 1
-    except UnknownBackendError as error:
+    except (UnknownBackendError, _UsageError) as error:
         _say(str(error))
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        _say(f"cannot write {error.filename}: {error.strerror}")
+        _say(f"cannot write {error.filename or 'standard output'}: {error.strerror}")
         return 1
 
 
+class _UsageError(Exception):
+    """The arguments make no sense together."""
+
+
 def _source(file: str) -> SourceFile:
-    if file == "-":
-        return decode(sys.stdin.buffer.read(), "<stdin>")
-    return read(Path(file))
+    if file != "-":
+        return read(Path(file))
+    if sys.stdin is None:
+        raise _UsageError("standard input is closed")
+    return decode(sys.stdin.buffer.read(), "<stdin>")
 
 
 def _options(given: argparse.Namespace) -> Options:
@@ -121,16 +132,27 @@ def _options(given: argparse.Namespace) -> Options:
     )
 
 
-def _write(output: str, text: str) -> None:
+def _write(output: str, text: str, sources: Unit | None = None) -> None:
+    """Write a result; never over one of the sources that it was made from."""
     if output == "-":
-        sys.stdout.write(text)
+        _print(text)
         return
     path = Path(output)
+    units = () if sources is None else all_units(sources)
+    if path.resolve() in {u.file.source.path.resolve() for u in units if u.file.source.path}:
+        raise _UsageError(f"{output} is a source; name another file with -o")
     if not path.parent.is_dir():
         raise FileNotFoundError(2, "its folder does not exist", output)
     if path.is_dir():
         raise IsADirectoryError(21, "it is a folder", output)
     write(path, text)
+
+
+def _print(text: str) -> None:
+    if sys.stdout is None:
+        raise _UsageError("standard output is closed")
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _show(diagnostics: Iterable[Diagnostic]) -> None:

@@ -102,6 +102,8 @@ def _size(text: str) -> int:
     units |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     number = text.rstrip("KMGTiB")
     try:
+        if not number.isascii() or "_" in number:
+            raise ValueError
         size = round(float(number) * units[text[len(number) :]])
     except (ValueError, KeyError, OverflowError):
         size = 0

@@ -91,12 +91,11 @@ class Findings:
     """Collects the diagnostics of a run in the order in which they were found."""
 
     def __init__(self) -> None:
-        self._found: list[Diagnostic] = []
+        self._found: dict[Diagnostic, None] = {}  # an ordered set
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Record one diagnostic; the same finding at the same place is kept once."""
-        if diagnostic not in self._found:
-            self._found.append(diagnostic)
+        self._found.setdefault(diagnostic)
 
     def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Record several diagnostics."""

@@ -109,9 +109,10 @@ class NestedTooDeep(Diagnostic):
     title: ClassVar = "nested deeper than {limit} levels"
     label: ClassVar = "this goes too deep"
     limit: int
+    advice: str = "give parts of the expression a name with `let`"
 
     def helps(self) -> tuple[str, ...]:
-        return ("give parts of the expression a name with `let`",)
+        return (self.advice,)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from tncompile.diagnostics import Diagnostic, DiagnosticError, Findings
 from tncompile.diagnostics import names as errors
 from tncompile.diagnostics import syntax as syntax_errors
 from tncompile.diagnostics import topology as target_errors
-from tncompile.graph.activations import activation
+from tncompile.graph.activations import ACTIVATIONS, activation
 from tncompile.graph.initial import Policy
 from tncompile.graph.ir import Activation, Layer, Modes, Program
 from tncompile.graph.modes import FOLD, fold
 from tncompile.graph.rows import carry_out
-from tncompile.graph.scope import Bound, Scope, Signature, fail
+from tncompile.graph.scope import FUNCTIONS, ORDER, Scope, Signature, fail
 from tncompile.graph.stages import assemble
 from tncompile.graph.targets import Target, TargetCall, target
 from tncompile.graph.targets import Tensor as TensorTarget
@@ -40,7 +40,6 @@ class _Names:
 
     topologies: dict[str, tuple[ast.Topology, Scope]] = field(default_factory=dict)
     scope: Scope = field(default_factory=Scope)
-    first: dict[str, Span] = field(default_factory=dict)  # where the names were defined
 
 
 def build(unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings) -> Program:
@@ -75,47 +74,68 @@ def class_name(layer: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in layer.split("_"))
 
 
-def _names(unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings) -> _Names:
+def _names(
+    unit: Unit,
+    definitions: Mapping[str, ast.Expression],
+    findings: Findings,
+    done: dict[int, _Names] | None = None,
+) -> _Names:
     """The names of a file: the standard ones, the imported ones, its own."""
-    names = _Names()
+    done = {} if done is None else done
+    if id(unit) in done:
+        return done[id(unit)]
+    names = done[id(unit)] = _Names()
     if unit is not standard():
-        names.topologies |= _names(standard(), {}, findings).topologies
+        names.topologies |= _names(standard(), {}, findings, done).topologies
     for imported in unit.imports:
-        inner = _names(imported, {}, findings)
+        inner = _names(imported, {}, findings, done)
         names.topologies |= inner.topologies
         names.scope.names |= inner.scope.names
-    own: dict[str, Span] = {}
+    scope = names.scope
     for item in unit.file.items:
-        if isinstance(item, ast.Topology | ast.Let):
-            kind = "topology" if isinstance(item, ast.Topology) else "name"
-            name = item.name.name
-            if name in own:
-                findings.add(errors.DefinedTwice(item.name.span, kind, name, own[name]))
-                continue
-            own[name] = item.name.span
+        if not isinstance(item, ast.Topology):
+            continue
+        name, span = item.name.name, item.name.span
+        if name in scope.own:
+            findings.add(errors.DefinedTwice(span, "topology", name, scope.own[name]))
+            continue
+        scope.own[name] = span
+        _check_parameters(item, findings)
+        names.topologies[name] = (item, scope)
+    for item in unit.file.items:
         if isinstance(item, ast.Let):
-            _define(item, names.scope, definitions, findings)
-        elif isinstance(item, ast.Topology):
-            _check_parameters(item, findings)
-            names.topologies[item.name.name] = (item, names.scope)
+            _define(item, names, definitions, findings)
     return names
 
 
 def _define(
     item: ast.Let,
-    scope: Scope,
+    names: _Names,
     definitions: Mapping[str, ast.Expression],
     findings: Findings,
 ) -> None:
-    given = definitions.get(item.name.name)
-    if given is not None:
-        item = ast.Let(item.span, item.name, given)
-    scope.define(item)
-    if scope.is_arithmetic(item.value):
-        try:
-            scope.value(item.name)
-        except DiagnosticError as error:
-            findings.extend(error.diagnostics)
+    """Carry out a `let` of a file; a name that stands for nothing known is an error."""
+    given = definitions.get(item.name.name, item.value)
+    scope = names.scope
+    try:
+        scope.define(ast.Let(item.span, item.name, given))
+    except DiagnosticError as error:
+        findings.extend(error.diagnostics)
+        return
+    meaning, _ = scope.follow(item.name)
+    known: tuple[str, ...]
+    match meaning:
+        case ast.Identifier(name=name):
+            known = (*names.topologies, *ACTIVATIONS, *DTYPES, *scope.names)
+            kind, plural = "name", "names"
+        case ast.Call(function=ast.Identifier(name=name)):
+            known = (*ACTIVATIONS, *FUNCTIONS, FOLD.function, _STANDARD_INIT.function)
+            kind, plural = "function", "functions"
+        case _:
+            return
+    if name not in known or meaning == item.name:
+        others = tuple(n for n in known if n != item.name.name)
+        findings.add(errors.UnknownName(meaning.span, kind, name, others, plural))
 
 
 def _check_parameters(item: ast.Topology, findings: Findings) -> None:
@@ -123,7 +143,7 @@ def _check_parameters(item: ast.Topology, findings: Findings) -> None:
     required = True
     for parameter in item.parameters:
         name = parameter.name.name
-        if name in seen or name == "order":
+        if name in seen or name == ORDER:
             findings.add(
                 errors.DefinedTwice(parameter.name.span, "parameter", name, seen.get(name))
             )
@@ -187,6 +207,7 @@ class _LayerBuilder:
         bond, modes = self._bond_and_modes(called.target)
         followed = self._activation()
         topology, scope = self._topology(modes.order)
+        called_as = self._topology_text(topology, scope)
         row = carry_out(topology, scope, modes.order, self.node.source.span, self.node.target.span)
         network = assemble(row, modes, bond, followed, self._policy(), self.node.source.span)
         layer = Layer(
@@ -196,7 +217,7 @@ class _LayerBuilder:
             modes=modes,
             parameters=network.parameters,
             stages=network.stages,
-            topology=self._topology_text(topology, scope),
+            topology=called_as,
             bias=self._bias(called),
             dtype=self._dtype(),
             budget=self._budget(),
@@ -278,15 +299,15 @@ class _LayerBuilder:
         )
         given = signature.bind(call)
         scope = written_in.inner()
-        scope.names["order"] = order
+        scope.names[ORDER] = order
         for parameter in parameters:
             key = parameter.name.name
+            scope.own[key] = parameter.name.span
             if key in given:
-                scope.names[key] = Bound(given[key], self.scope, parameter.name.span)
+                scope.bind(key, given[key], self.scope)
             else:
                 assert parameter.default is not None
-                defaults = Scope(dict(scope.names))
-                scope.names[key] = Bound(parameter.default, defaults, parameter.name.span)
+                scope.bind(key, parameter.default, scope)
         return topology, scope
 
     def _topology_text(self, topology: ast.Topology, scope: Scope) -> str:

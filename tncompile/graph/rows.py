@@ -99,6 +99,7 @@ class _Interpreter:
         self.row: tuple[int, ...] = ()
         self.wires = 0
         self.statement = 0
+        self.loose = call  # the first statement of a layer made of loose ones
         self.result = Row()
 
     def run(self) -> Row:
@@ -125,6 +126,7 @@ class _Interpreter:
                 case ast.Expand() | ast.Map() | ast.Mix():
                     if not loose:
                         self._begin_layer()
+                        self.loose = node.span
                         loose = True
                     self._gates(node, self.scope, None)
         self._end_layer(loose)
@@ -146,20 +148,23 @@ class _Interpreter:
             )
 
     def _end_layer(self, begun: bool) -> bool:
+        """Close the layer of loose statements, if one has begun."""
         if begun:
-            self.result.ends.append(self.row)
+            self._close_layer(self.loose)
         return False
+
+    def _close_layer(self, span: Span) -> None:
+        if not any(g.layer == self.result.layers for g in self.result.gates):
+            fail(errors.EmptyLayer(span, self.call, self.result.layers))
+        self.result.ends.append(self.row)
 
     def _turn(
         self, node: ast.UntilFull | ast.Repeat, scope: Scope, final: bool, width: int | None
     ) -> None:
         """One turn of a loop, which is one layer."""
         self._begin_layer()
-        before = len(self.result.gates)
         self._body(node.body, scope.inner(), final, width)
-        if len(self.result.gates) == before:
-            fail(errors.EmptyLayer(node.span, self.call, self.result.layers))
-        self._end_layer(True)
+        self._close_layer(node.span)
 
     def _body(
         self, body: tuple[ast.Statement, ...], scope: Scope, final: bool, width: int | None

@@ -19,37 +19,64 @@ from tncompile.syntax import ast
 
 Value = int | float | bool | str | tuple["Value", ...]
 LARGEST = 2**63
+ORDER = "order"  # the one name of the language itself: the number of modes, in topologies
 _UNITS = {"B": 1} | {
     f"{prefix}{suffix}": base**power
     for power, prefix in enumerate("KMGT", start=1)
     for suffix, base in (("iB", 1024), ("B", 1000))
 }
 _ROUNDING = {"ceil": math.ceil, "floor": math.floor}
-_FUNCTIONS = (*_ROUNDING, "max", "min")
+FUNCTIONS = (*_ROUNDING, "max", "min")
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A name's expression, the scope in which it means something, and where it was defined."""
+    """What a name stands for: a value, or an expression with the scope that it belongs to.
+
+    `expression` is kept for values too, because its span is where a wrong value came from.
+    """
 
     expression: ast.Expression
-    scope: Scope
-    span: Span | None
+    scope: Scope | None
+    value: Value | None
 
 
 @dataclass(slots=True)
 class Scope:
-    """Names in sight."""
+    """Names in sight; `own` are those that the block itself has bound, and where."""
 
     names: dict[str, Bound | int] = field(default_factory=dict)
+    own: dict[str, Span] = field(default_factory=dict)
 
     def inner(self) -> Scope:
-        """A scope that sees this one's names and may add its own."""
+        """A scope that sees this one's names and may bind them anew."""
         return Scope(dict(self.names))
 
     def define(self, let: ast.Let) -> None:
-        """Bind a name; a second binding in the same file or topology is an error."""
-        self.names[let.name.name] = Bound(let.value, Scope(dict(self.names)), let.name.span)
+        """Carry out a `let`.
+
+        Raises:
+            DiagnosticError: E0202 for a name that the block or the language has, E02xx for the
+                value.
+        """
+        name, span = let.name.name, let.name.span
+        if name in self.own or name == ORDER:
+            fail(errors.DefinedTwice(span, "name", name, self.own.get(name)))
+        self.own[name] = span
+        self.bind(name, let.value, self)
+
+    def bind(self, name: str, node: ast.Expression, scope: Scope) -> None:
+        """Let a name stand for an expression of another scope, or of this one.
+
+        Numbers are computed here and now: however names build on each other, each is
+        computed once.
+        """
+        if scope.is_arithmetic(node):
+            self.names[name] = Bound(node, None, scope.value(node))
+            return
+        node, scope = scope.follow(node)
+        meaning = Scope() if isinstance(node, ast.Identifier) else scope.inner()
+        self.names[name] = Bound(node, meaning, None)
 
     def follow(self, node: ast.Expression) -> tuple[ast.Expression, Scope]:
         """What a name stands for, until that is no bound name any more."""
@@ -58,17 +85,20 @@ class Scope:
             bound = scope.names.get(node.name)
             if not isinstance(bound, Bound):
                 break
-            node, scope = bound.expression, bound.scope
+            node = bound.expression
+            if bound.scope is None:
+                break
+            scope = bound.scope
         return node, scope
 
     def is_arithmetic(self, node: ast.Expression) -> bool:
         """Whether an expression has a value of its own (and is not the name of something)."""
-        node, scope = self.follow(node)
+        if isinstance(node, ast.Identifier):
+            bound = self.names.get(node.name)
+            return isinstance(bound, int) or (bound is not None and bound.scope is None)
         match node:
-            case ast.Identifier():
-                return node.name in scope.names
             case ast.Call():
-                return node.function.name in _FUNCTIONS
+                return node.function.name in FUNCTIONS
             case _:
                 return True
 
@@ -141,13 +171,17 @@ class Scope:
         bound = self.names.get(node.name)
         if bound is None:
             fail(errors.UnknownName(node.span, "name", node.name, tuple(self.names), "names"))
-        return bound if isinstance(bound, int) else bound.scope.value(bound.expression)
+        if isinstance(bound, int):
+            return bound
+        if bound.value is None:
+            fail(errors.WrongType(node.span, f"`{node.name}`", "a value", "a name of something"))
+        return bound.value
 
     def _call(self, node: ast.Call) -> Value:
         name = node.function.name
-        if name not in _FUNCTIONS:
+        if name not in FUNCTIONS:
             span = node.function.span
-            fail(errors.UnknownName(span, "function", name, _FUNCTIONS, "functions"))
+            fail(errors.UnknownName(span, "function", name, FUNCTIONS, "functions"))
         values = []
         for argument in node.arguments:
             if argument.name is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tncompile.diagnostics import names as errors
 from tncompile.diagnostics import syntax as syntax_errors
 from tncompile.diagnostics import topology as target_errors
-from tncompile.graph.scope import Scope, Signature, fail
+from tncompile.graph.scope import Scope, Signature, describe, fail
 from tncompile.source import Span
 from tncompile.syntax import ast
 
@@ -238,15 +238,22 @@ def _pair(
     """A number, or a pair of numbers for height and width."""
     if node is None:
         return (default, default)
-    followed, inner = scope.follow(node)
-    if isinstance(followed, ast.Tuple):
-        if len(followed.items) != 2:
-            found = f"a tuple of {len(followed.items)}"
-            fail(errors.WrongType(node.span, f"`{name}`", "a number or a pair", found))
-        first, second = (inner.integer(item, f"`{name}`", least) for item in followed.items)
-        return (first, second)
-    value = scope.integer(node, f"`{name}`", least)
-    return (value, value)
+    given = scope.value(node)
+    if not isinstance(given, tuple):
+        value = scope.integer(node, f"`{name}`", least)
+        return (value, value)
+    wanted = "a number or a pair of whole numbers"
+    if len(given) != 2:
+        fail(errors.WrongType(node.span, f"`{name}`", wanted, f"a tuple of {len(given)}"))
+    first, second = given
+    for item in given:
+        if isinstance(item, bool) or not isinstance(item, int):
+            fail(errors.WrongType(node.span, f"`{name}`", wanted, f"with {describe(item)} in it"))
+        if item < least:
+            fail(errors.OutOfRange(node.span, f"`{name}`", f"at least {least}", str(item)))
+    assert isinstance(first, int)
+    assert isinstance(second, int)
+    return (first, second)
 
 
 def _tensor(call: ast.Call, scope: Scope) -> TargetCall:

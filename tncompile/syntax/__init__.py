@@ -5,11 +5,12 @@
 """
 
 from tncompile.syntax.formatter import format_expression, format_file, format_statement
-from tncompile.syntax.loader import Unit, decode, load, read, source_hash, standard
+from tncompile.syntax.loader import Unit, all_units, decode, load, read, source_hash, standard
 from tncompile.syntax.parser import parse, parse_expression
 
 __all__ = [
     "Unit",
+    "all_units",
     "decode",
     "format_expression",
     "format_file",

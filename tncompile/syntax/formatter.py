@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import assert_never
 
 from tncompile.source import Span
@@ -33,7 +34,8 @@ def format_expression(node: ast.Expression) -> str:
         case ast.Number():
             return repr(node.value)
         case ast.Size():
-            return f"{node.value!r}{node.unit}"
+            # A size has no exponent.
+            return f"{Decimal(repr(node.value)):f}{node.unit}"
         case ast.String():
             escaped = node.value.replace("\\", "\\\\").replace('"', '\\"')
             return f'"{escaped}"'

@@ -19,6 +19,8 @@ from tncompile.source import SourceFile, Span
 from tncompile.syntax import ast
 from tncompile.syntax.parser import parse
 
+IMPORT_LIMIT = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -31,15 +33,24 @@ class Unit:
 def source_hash(unit: Unit) -> str:
     """SHA-256 over the texts of a unit and all that it imports, in hexadecimal."""
     digest = hashlib.sha256()
-
-    def feed(part: Unit) -> None:
+    for part in all_units(unit):
         text = part.file.source.text.encode()
         digest.update(len(text).to_bytes(8, "big") + text)
-        for imported in part.imports:
-            feed(imported)
-
-    feed(unit)
     return digest.hexdigest()
+
+
+def all_units(unit: Unit) -> tuple[Unit, ...]:
+    """A unit and all that it imports, each once, in order of first import."""
+    found: dict[int, Unit] = {}
+
+    def visit(part: Unit) -> None:
+        if id(part) not in found:
+            found[id(part)] = part
+            for imported in part.imports:
+                visit(imported)
+
+    visit(unit)
+    return tuple(found.values())
 
 
 def decode(
@@ -124,6 +135,13 @@ def _follow(
     """The unit that an import names."""
     path = folder / item.path.value
     key = path.resolve()
+    if len(route) > IMPORT_LIMIT:
+        advice = "import the files from one place instead of each from another"
+        findings.add(errors.NestedTooDeep(item.path.span, IMPORT_LIMIT, advice))
+        return None
+    if path.exists() and not path.is_file():
+        findings.add(errors.CannotRead(item.path.span, str(path), "not a regular file"))
+        return None
     if key in route:
         circle = [*(p.name for p in route[route.index(key) :]), key.name]
         findings.add(errors.CyclicImport(item.path.span, " → ".join(circle)))
