@@ -49,7 +49,6 @@ class StageView:
     statements: str
     wires_in: int
     wires_out: int
-    size_in: int
     size_out: int
     takes_state: bool
     start: tuple[str, ...]
@@ -239,15 +238,11 @@ def _stage(program: StageProgram, like: str) -> StageView:
     if activation is not None and activation.parameters:
         module = activations.constructor(activation)
     names = [w.name for w in program.windows]
-    size_in = 1
-    for index in stage.incoming:
-        size_in *= index.size
     return StageView(
         number=stage.number,
         statements=clean_comment("; ".join(program.statements)),
         wires_in=len(stage.incoming) or root_wire_count(stage),
         wires_out=len(stage.outgoing),
-        size_in=size_in,
         size_out=program.outgoing_size,
         takes_state=bool(stage.incoming),
         start=tuple(load_lines(program.start)),

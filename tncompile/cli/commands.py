@@ -151,8 +151,9 @@ def _write(output: str, text: str, sources: Unit | None = None) -> None:
 def _print(text: str) -> None:
     if sys.stdout is None:
         raise _UsageError("standard output is closed")
-    sys.stdout.write(text)
     sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())  # UTF-8 whatever the locale says
+    sys.stdout.buffer.flush()
 
 
 def _show(diagnostics: Iterable[Diagnostic]) -> None:

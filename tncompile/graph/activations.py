@@ -36,7 +36,7 @@ def _plain(name: str) -> Spec:
 def _siren(scope: Scope, arguments: dict[str, ast.Expression]) -> Activation:
     omega = 30.0
     if "omega" in arguments:
-        omega = scope.number(arguments["omega"], "`omega`", positive=True)
+        omega = scope.number(arguments["omega"], "`omega`", 1e-3)
     return Activation("siren", (("omega", omega),))
 
 

@@ -304,10 +304,10 @@ class _LayerBuilder:
             key = parameter.name.name
             scope.own[key] = parameter.name.span
             if key in given:
-                scope.bind(key, given[key], self.scope)
+                scope.bind_value(key, given[key], self.scope)
             else:
                 assert parameter.default is not None
-                scope.bind(key, parameter.default, scope)
+                scope.bind_value(key, parameter.default, scope)
         return topology, scope
 
     def _topology_text(self, topology: ast.Topology, scope: Scope) -> str:

@@ -218,7 +218,7 @@ def components(layer: Layer) -> Iterator[set[Node]]:
 def treewidth_bound(layer: Layer, stage: Stage) -> int:
     """An upper bound on the treewidth of a stage's line graph (min-fill heuristic).
 
-    Contracting the stage takes tensors of at most this order, plus one.
+    With no open legs, contracting takes tensors of at most this order, plus one.
     """
     line = nx.Graph()
     groups = [core.indices for core in stage.cores]

@@ -187,13 +187,21 @@ class _Interpreter:
 
     def _until_full(self, node: ast.UntilFull) -> None:
         expand = self._check_until(node)
-        arity = self._arity(expand, self.scope)
+        arity = self._arity(expand, self._scope_at(node, expand))
         if len(self.row) >= self.order:
             assert self.result.root_node is not None
             fail(errors.RootTooLarge(self.call, len(self.row), self.order, node.span))
         plan = widths(self.order, len(self.row), arity)
         for turn, (_, width) in enumerate(pairwise(plan), start=1):
             self._turn(node, self.scope, turn == len(plan) - 1, width)
+
+    def _scope_at(self, node: ast.UntilFull, expand: ast.Expand) -> Scope:
+        """The scope that a statement of a loop's body sees: the lets above it carried out."""
+        scope = self.scope.inner()
+        for statement in node.body[: node.body.index(expand)]:
+            if isinstance(statement, ast.Let):
+                scope.define(statement)
+        return scope
 
     def _check_until(self, node: ast.UntilFull) -> ast.Expand:
         expands = list(_expands(node.body))

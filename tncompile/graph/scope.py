@@ -72,11 +72,15 @@ class Scope:
         computed once.
         """
         if scope.is_arithmetic(node):
-            self.names[name] = Bound(node, None, scope.value(node))
+            self.bind_value(name, node, scope)
             return
         node, scope = scope.follow(node)
         meaning = Scope() if isinstance(node, ast.Identifier) else scope.inner()
         self.names[name] = Bound(node, meaning, None)
+
+    def bind_value(self, name: str, node: ast.Expression, scope: Scope) -> None:
+        """Let a name stand for the value of an expression of another scope."""
+        self.names[name] = Bound(node, None, scope.value(node))
 
     def follow(self, node: ast.Expression) -> tuple[ast.Expression, Scope]:
         """What a name stands for, until that is no bound name any more."""
@@ -118,15 +122,15 @@ class Scope:
         return value
 
     def number(
-        self, node: ast.Expression, what: str, least: float = -LARGEST, positive: bool = False
+        self, node: ast.Expression, what: str, least: float = -1e6, most: float = 1e6
     ) -> float:
-        """A number, at least `least`."""
+        """A number from `least` to `most`."""
         value = self.value(node)
         if isinstance(value, bool) or not isinstance(value, int | float):
             span = self.follow(node)[0].span
             fail(errors.WrongType(span, what, "a number", describe(value)))
-        if value < least or (positive and value <= 0):
-            expected = "positive" if positive else f"at least {least:g}"
+        if not least <= value <= most:
+            expected = f"from {least:g} to {most:g}"
             span = self.follow(node)[0].span
             fail(errors.OutOfRange(span, what, expected, f"{value:g}"))
         return float(value)
@@ -242,7 +246,8 @@ def _power(left: int | float, right: int | float) -> int | float:
 
 
 def _in_range(node: ast.Expression, value: int | float) -> int | float:
-    if not math.isfinite(value) or abs(value) >= LARGEST:
+    # Comparing comes first: an integer too large for a float has no isfinite.
+    if abs(value) >= LARGEST or not math.isfinite(value):
         fail(errors.ArithmeticFault(node.span, "beyond 2^63"))
     return value
 

@@ -192,8 +192,11 @@ class _Assembly:
     def _statement(self, gates: list[Gate]) -> list[Core]:
         """The cores of one statement, in row order, and its parameters."""
         named: dict[tuple[str, tuple[int, ...]], list[Gate]] = {}
-        for gate in gates:
-            named.setdefault((_LETTERS[gate.kind], self._shape(gate)), []).append(gate)
+        places: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+        for place, gate in enumerate(gates):
+            key = (_LETTERS[gate.kind], self._shape(gate))
+            named.setdefault(key, []).append(gate)
+            places.setdefault(key, []).append(place)
         base: dict[str, str] = {}
         for letter in dict.fromkeys(letter for letter, _ in named):
             base[letter] = self._base_name(letter, gates[0].layer)
@@ -203,7 +206,7 @@ class _Assembly:
             name = base[letter] if alone else f"{base[letter]}_{'x'.join(map(str, shape))}"
             for position, gate in enumerate(group):
                 slot = 0 if gate.shared else position
-                cores[gates.index(gate)] = self._core(gate, name, slot)
+                cores[places[letter, shape][position]] = self._core(gate, name, slot)
             self._add_parameter(name, shape, group)
         return [cores[k] for k in range(len(gates))]
 

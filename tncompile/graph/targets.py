@@ -1,7 +1,7 @@
 """The targets: which PyTorch module a layer stands in for.
 
-Names, arguments, order and defaults are PyTorch's. A target knows the shape of its weight
-and how many of its axes are rows when the weight is seen as a matrix.
+Names, arguments, order and defaults are PyTorch's. A target knows the shape of its weight,
+whose first axis is the rows where the weight is seen as a matrix.
 """
 
 from __future__ import annotations
@@ -257,8 +257,8 @@ def _pair(
 
 
 def _tensor(call: ast.Call, scope: Scope) -> TargetCall:
-    signature = Signature("Tensor", tuple(f"d{k + 1}" for k in range(len(call.arguments) or 1)), 1)
-    signature = Signature(signature.function, signature.names, len(signature.names))
+    names = tuple(f"d{k + 1}" for k in range(len(call.arguments) or 1))
+    signature = Signature("Tensor", names, len(names))
     given = signature.bind(call)
     shape = tuple(scope.integer(node, f"`{name}`") for name, node in given.items())
     return TargetCall(Tensor(shape), None, None)

@@ -6,6 +6,7 @@ A violation is a bug of the compiler, never of a user's file: those are diagnost
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from tncompile.graph.ir import CONSTANTS, Core, CoreKind, Layer, Parameter, Program, Stage
 
@@ -76,8 +77,7 @@ def _verify_stage(stage: Stage, parameters: dict[str, Parameter], where: str) ->
         available |= {i.name for i in core.indices}
     for index in stage.outgoing:
         _check(index.name in available, where, f"outgoing {index.name} is made by something")
-    counts = {n: sum(i.name == n for i in legs) for n in sizes}
-    for name, count in counts.items():
+    for name, count in Counter(index.name for index in legs).items():
         _check(count >= 2, where, f"index {name} does not dangle")
 
 

@@ -8,6 +8,7 @@ nodes of `ast` by `build`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -69,12 +70,12 @@ def parse(file: SourceFile) -> ast.File:
     findings = Findings()
     tokens, comments = _lex(file, findings)
     # An item with a stray character in it would only report the same fault again.
-    broken = [f.span.start for f in findings if f.span is not None]
+    broken = sorted(f.span.start for f in findings if f.span is not None)
     items = []
     chunks = list(_chunks(tokens))
     starts = [chunk[0].start_pos or 0 for chunk in chunks] + [len(file.text)]
     for chunk, (start, end) in zip(chunks, pairwise(starts), strict=True):
-        if any(start <= b < end for b in broken):
+        if bisect_left(broken, start) < bisect_left(broken, end):
             continue
         tree = _parse_tokens(file, chunk, "item", findings)
         if tree is None:
