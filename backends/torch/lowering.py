@@ -61,7 +61,9 @@ def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
             arrangements = (step.left_arrangement, step.right_arrangement)
             for position, arrangement in enumerate(arrangements):
                 if arrangement.moves_data:
-                    name = "ab"[position]
+                    # A value of the tree is read once: its own name lets go of it soonest.
+                    own = given[position]
+                    name = own if own.startswith("t") else "ab"[position]
                     yield f"{name} = {_arranged(given[position], arrangement)}"
                     given[position] = name
         if isinstance(step, Identity | Ones):

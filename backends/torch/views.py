@@ -252,9 +252,9 @@ def _stage(program: StageProgram, like: str) -> StageView:
         matrices=_tuple_text(names) if len(names) == 1 else ", ".join(names),
         window_count=len(names),
         result=program.result,
-        activation="z"
+        activation="x"
         if activation is None
-        else activations.expression(activation, stage.number, "z"),
+        else activations.expression(activation, stage.number, "x"),
         activation_name="linear" if last or activation is None else activation.name,
         activation_module=module,
         carriers=_tuple_text([f"self.{p.name}" for p in program.carriers]),

@@ -233,6 +233,7 @@ class DoesNotFit(Diagnostic):
     limit: str
     reason: str
     largest: str
+    budget: str
     origin: Span | None
     origin_label: str
 
@@ -243,4 +244,4 @@ class DoesNotFit(Diagnostic):
         return (f"largest tensor: {self.largest}",)
 
     def helps(self) -> tuple[str, ...]:
-        return (f"the smallest budget that works is {self.needed}",)
+        return (f"the smallest budget that works is {self.budget}",)

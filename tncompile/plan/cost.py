@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tncompile.graph.ir import Activation
 from tncompile.plan.schedule import (
     Apply,
     Contract,
@@ -20,6 +21,7 @@ from tncompile.plan.schedule import (
     Ones,
     Rearrange,
     Schedule,
+    State,
     Step,
     operands,
 )
@@ -74,6 +76,35 @@ class Cost:
             max(self.peak_bytes, other.peak_bytes),
             self.seconds + other.seconds,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationMemory:
+    """Entries that an activation takes, as multiples of its state.
+
+    `alive` counts its argument, its result and what stands between them; `saved` what
+    PyTorch keeps for the backward pass besides the result.
+    """
+
+    alive: float
+    saved: float
+
+
+def activation_memory(activation: Activation) -> ActivationMemory:
+    """The memory of an activation as the torch backend writes it."""
+    match activation.name:
+        case "identity":
+            return ActivationMemory(1, 0)
+        case "siren":
+            return ActivationMemory(3, 1)
+        case "prelu":  # the mask has a byte an entry
+            return ActivationMemory(3.5, 1.5)
+        case "swish":
+            return ActivationMemory(3, 3)
+        case "rational":  # Horner's rule keeps every partial value
+            return ActivationMemory(5, 3 + len(activation.constants))
+        case _:
+            return ActivationMemory(2, 1)
 
 
 def step_flops(step: Step) -> int:
@@ -139,6 +170,8 @@ def schedule_cost(schedule: Schedule, itemsize: int, profile: Profile) -> Cost:
     steps = schedule.steps
     last_use = {ref: k for k, step in enumerate(steps) for ref in operands(step)}
     last_use[len(steps) - 1] = len(steps)
+    # The caller holds the incoming state until the stage is done.
+    last_use |= {k: len(steps) for k, step in enumerate(steps) if isinstance(step, State)}
     live: dict[int, int] = {}
     peak = 0
     for number, step in enumerate(steps):

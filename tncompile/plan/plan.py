@@ -21,6 +21,7 @@ from tncompile.plan.cost import (
     ITEMSIZE,
     Cost,
     Profile,
+    activation_memory,
     schedule_cost,
     work_seconds,
 )
@@ -29,6 +30,8 @@ from tncompile.plan.windows import window_schedule
 
 BATCHES = (1, 16, 64, 256, 1024)
 DEFAULT_DTYPE = "float32"
+_ROOM_TO_WIN = 1.5
+_WORTH_A_SEARCH = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +111,25 @@ def machine_memory() -> Memory:
 
 
 def choose_schedule(stage: Stage, itemsize: int, profile: Profile) -> StagePlan:
-    """A window plan where windows apply, a contraction tree elsewhere.
+    """The faster of a window plan and a contraction tree.
 
-    Where both exist, a tree permutes what windows only view, and on a row of neighbours
-    every path has the same FLOPs to within the mixers: the tree is not searched for.
+    A tree is searched for where windows do not apply, and where they leave room to win: where
+    they take over a millisecond and half as long again as writing the result alone.
     """
     windows = window_schedule(stage, itemsize, profile)
-    if windows is None:
-        from tncompile.plan.search import tree_schedule
+    if windows is not None:
+        cost = schedule_cost(windows, itemsize, profile)
+        entries = math.prod(i.size for i in stage.outgoing)
+        floor = entries * itemsize / profile.bytes_per_second
+        if cost.seconds <= max(_ROOM_TO_WIN * floor, _WORTH_A_SEARCH):
+            return StagePlan(stage, windows, cost)
+    from tncompile.plan.search import tree_schedule
 
-        chosen = tree_schedule(stage)
-    else:
-        chosen = windows
-    return StagePlan(stage, chosen, schedule_cost(chosen, itemsize, profile))
+    tree = tree_schedule(stage)
+    tree_cost = schedule_cost(tree, itemsize, profile)
+    if windows is not None and cost.seconds <= tree_cost.seconds:
+        return StagePlan(stage, windows, cost)
+    return StagePlan(stage, tree, tree_cost)
 
 
 def make_plan(
@@ -143,13 +152,8 @@ def make_plan(
         limit = memory
         if layer.budget is not None:
             limit = Memory(layer.budget, "its budget")
-        if _refuse(layer, _least_bytes(layer, limit.training), limit, findings):
-            continue
         plan = _plan_layer(layer, profile, planner)
-        needed = plan.forward.peak_bytes
-        if limit.training:
-            needed = max(needed, plan.backward.peak_bytes)
-        if not _refuse(layer, needed, limit, findings):
+        if not _refuse(plan, limit, findings):
             plans.append(plan)
     findings.stop_on_error()
     return Plan(program, profile, tuple(plans))
@@ -160,14 +164,12 @@ def itemsize(layer: Layer) -> int:
     return ITEMSIZE[layer.dtype or DEFAULT_DTYPE]
 
 
-def _least_bytes(layer: Layer, training: bool) -> int:
-    """Bytes that any plan keeps: parameters, the weight, in training the weight's gradient."""
-    weights = 2 if training else 1
-    entries = sum(p.size for p in layer.parameters) + weights * layer.modes.generated
-    return entries * itemsize(layer)
-
-
-def _refuse(layer: Layer, needed: int, limit: Memory, findings: Findings) -> bool:
+def _refuse(plan: LayerPlan, limit: Memory, findings: Findings) -> bool:
+    """Whether a layer does not fit. Planning has allocated nothing."""
+    layer = plan.layer
+    parameters = sum(p.size for p in layer.parameters) * itemsize(layer)
+    training = max(plan.forward.peak_bytes, plan.backward.peak_bytes) + parameters
+    needed = training if limit.training else plan.forward.peak_bytes + parameters
     if needed <= limit.limit:
         return False
     largest = max(layer.parameters, key=lambda p: p.size)
@@ -185,6 +187,7 @@ def _refuse(layer: Layer, needed: int, limit: Memory, findings: Findings) -> boo
             limit=show_bytes(limit.limit),
             reason=limit.reason,
             largest=what,
+            budget=show_bytes(training),
             origin=layer.topology_span,
             origin_label="made here",
         )
@@ -212,15 +215,12 @@ def _plan_layer(layer: Layer, profile: Profile, planner: Planner) -> LayerPlan:
     forward = Cost()
     for plan in stages:
         forward = forward.then(plan.cost).then(_activation_cost(plan, size, profile))
-    weight_bytes = layer.modes.entries * size
-    if layer.modes.padding and len(layer.target.weight_shape) > 1:
-        forward = forward.then(Cost(peak_bytes=layer.modes.generated * size))
     return LayerPlan(
         layer=layer,
         stages=stages,
         forward=forward,
-        backward=_backward(stages, forward, size),
-        applications=tuple(_applications(layer, forward, weight_bytes, profile)),
+        backward=_backward(layer, stages, forward, size),
+        applications=tuple(_applications(layer, forward, layer.modes.entries * size, profile)),
         crossover_batch=None,
     )
 
@@ -231,14 +231,16 @@ def _activation_cost(plan: StagePlan, size: int, profile: Profile) -> Cost:
         return Cost()
     entries = math.prod(i.size for i in plan.stage.outgoing)
     seconds = work_seconds(entries, entries * size, 1, 1, profile)
-    return Cost(entries, entries * size, 2 * entries * size, seconds)
+    alive = int(activation_memory(activation).alive * entries)
+    return Cost(entries, entries * size, alive * size, seconds)
 
 
-def _backward(stages: tuple[StagePlan, ...], forward: Cost, size: int) -> Cost:
+def _backward(layer: Layer, stages: tuple[StagePlan, ...], forward: Cost, size: int) -> Cost:
     """Cost of PyTorch's own differentiation of the schedule.
 
     Every product has two adjoint products of its FLOPs; every value that a step reads is
-    kept from the forward pass, and the peak adds the gradients alive at one step.
+    kept from the forward pass, and the peak adds the gradients alive at one step. Where the
+    weight is cropped, its gradient stays alive beside the padded one.
     """
     saved = 0
     alive = 0
@@ -248,19 +250,24 @@ def _backward(stages: tuple[StagePlan, ...], forward: Cost, size: int) -> Cost:
         read = {ref for step in steps for ref in operands(step)}
         kept = [s for k, s in enumerate(steps) if k in read and not isinstance(s, CoreTensor)]
         saved += sum(math.prod(s.shape) for s in kept if not isinstance(s, State))
-        if plan.stage.activation is not None:
-            saved += 2 * math.prod(i.size for i in plan.stage.outgoing)
+        activation = plan.stage.activation
+        if activation is not None:
+            memory = activation_memory(activation)
+            entries = math.prod(i.size for i in plan.stage.outgoing)
+            saved += int((1 + memory.saved) * entries)
+            alive = max(alive, int(memory.alive * entries))
         for step in steps:
             gradients = sum(math.prod(steps[ref].shape) for ref in operands(step))
             if isinstance(step, Contract):
                 gradients *= 2
             written += gradients
             alive = max(alive, math.prod(step.shape) + gradients)
-    output = math.prod(i.size for i in stages[-1].stage.outgoing)
+    output = layer.modes.generated
+    cropped = layer.modes.entries if layer.modes.padding else 0
     return Cost(
         flops=2 * forward.flops,
         bytes_written=written * size,
-        peak_bytes=(saved + output + alive) * size,
+        peak_bytes=(saved + output + alive + cropped) * size,
         seconds=2 * forward.seconds,
     )
 

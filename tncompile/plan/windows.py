@@ -2,7 +2,8 @@
 
 Cores act in place on an ordered row of wires. So a window of wires advances by one
 product `Y[l, o, r] = sum_i K[o, i] X[l, i, r]` on views, with no transpose, where K is the
-small matrix of all cores in the window. The incoming wires are cut into blocks; from the
+small matrix of all cores in the window. Where cores stand on top of each other, the stage is
+cut into sections of few levels. The incoming wires of a section are cut into blocks; from the
 right, each step carries out the cores whose leftmost ancestor lies in its block. A mixer
 that crosses two blocks so belongs to the left one, which takes the neighbour's wires in as
 well. The cuts are chosen by dynamic programming over the row, by predicted time.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Core, CoreKind, Index, Stage
 from tncompile.plan.cost import Profile, steps_seconds
@@ -33,6 +34,8 @@ from tncompile.plan.schedule import (
 
 # A window's matrix beyond this size costs more to make than it saves on any known device.
 LARGEST_MATRIX = 2**20
+# Levels of cores that one section may hold: beyond it, matrices have grown past use.
+MOST_LEVELS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class _Action:
     inputs: tuple[str, ...]
     outputs: tuple[Index, ...]
     leftmost: int  # the leftmost source that it depends on
+    depth: int  # how many cores in a row lead to it, roots not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,22 @@ class Row:
         actions = _actions(stage, sources, virtual, bool(start))
         return None if actions is None else Row(stage, start, sources, actions)
 
+    def section(self, low: int, high: int) -> Row:
+        """The row of the actions of depth `low` up to `high` (exclusive), as a row of its own."""
+        before = list(self.sources)
+        for action in self.actions:
+            if action.depth < low:
+                _act(before, action)
+        leftmost = {index.name: k for k, index in enumerate(before)}
+        actions = []
+        for action in self.actions:
+            if low <= action.depth < high:
+                own = replace(action, leftmost=min(leftmost[name] for name in action.inputs))
+                leftmost |= dict.fromkeys((i.name for i in own.outputs), own.leftmost)
+                actions.append(own)
+        start = self.start if low == 0 else State(_size(before))
+        return Row(self.stage, start, before, actions)
+
     def after(self, boundary: int) -> list[Index]:
         """The row when all actions that depend on sources from `boundary` on are done."""
         row = list(self.sources)
@@ -102,6 +122,7 @@ def _actions(
     stage: Stage, sources: list[Index], virtual: dict[int, Index], has_start: bool
 ) -> list[_Action] | None:
     leftmost = {index.name: k for k, index in enumerate(sources)}
+    depths = dict.fromkeys(leftmost, 0)
     if len(leftmost) != len(sources):
         return None
     row = list(sources)
@@ -117,11 +138,12 @@ def _actions(
             inputs=inputs,
             outputs=core.output_indices,
             leftmost=min(leftmost[name] for name in inputs),
+            depth=0 if number in virtual else 1 + max(depths[name] for name in inputs),
         )
         if not _act(row, action):
             return None
         for index in action.outputs:
-            leftmost[index.name] = action.leftmost
+            leftmost[index.name], depths[index.name] = action.leftmost, action.depth
         actions.append(action)
     return actions if tuple(row) == stage.outgoing else None
 
@@ -143,14 +165,46 @@ def window_schedule(stage: Stage, itemsize: int, profile: Profile) -> Schedule |
     row = Row.of(stage)
     if row is None:
         return None
-    cuts = _best_cuts(row, itemsize, profile)
     builder = _Builder(row)
-    for first, end in cuts:
-        builder.step(first, end)
+    for section in _best_sections(row, itemsize, profile):
+        builder.row = section.row
+        for first, end in section.cuts:
+            builder.step(first, end)
     return builder.schedule()
 
 
-def _best_cuts(row: Row, itemsize: int, profile: Profile) -> list[tuple[int, int]]:
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """Cores of neighbouring depths, carried out together, and the cuts of their row."""
+
+    row: Row
+    cuts: tuple[tuple[int, int], ...]
+
+
+def _best_sections(row: Row, itemsize: int, profile: Profile) -> tuple[_Section, ...]:
+    """The cores cut by depth, by dynamic programming: deep windows grow with every level.
+
+    A stage of one expansion and its mixers mostly is one section; rows of mixers on top of
+    each other are several.
+    """
+    levels = 1 + max((action.depth for action in row.actions), default=-1)
+    best: dict[int, tuple[float, tuple[_Section, ...]]] = {0: (0.0, ())}
+    for low in range(levels):
+        seconds, sections = best[low]
+        for high in range(low + 1, min(low + MOST_LEVELS, levels) + 1):
+            part = row.section(low, high)
+            if not part.actions:  # depth 0 is empty where the stage has an incoming state
+                best[high] = (seconds, sections)
+                continue
+            added, cuts = _best_cuts(part, itemsize, profile)
+            if high not in best or seconds + added < best[high][0]:
+                best[high] = (seconds + added, (*sections, _Section(part, cuts)))
+    return best[levels][1]
+
+
+def _best_cuts(
+    row: Row, itemsize: int, profile: Profile
+) -> tuple[float, tuple[tuple[int, int], ...]]:
     """Blocks of sources, right to left, by dynamic programming over the cut positions.
 
     What lies right of a cut depends on the cut alone, so the time of a block depends on its
@@ -158,7 +212,7 @@ def _best_cuts(row: Row, itemsize: int, profile: Profile) -> list[tuple[int, int
     order of candidates is the forward order.
     """
     count = len(row.sources)
-    best: dict[int, tuple[float, list[tuple[int, int]]]] = {count: (0.0, [])}
+    best: dict[int, tuple[float, tuple[tuple[int, int], ...]]] = {count: (0.0, ())}
     for end in range(count, 0, -1):
         if end not in best:
             continue
@@ -171,8 +225,8 @@ def _best_cuts(row: Row, itemsize: int, profile: Profile) -> list[tuple[int, int
                 break
             total = seconds + steps_seconds(builder.steps, itemsize, profile)
             if first not in best or total < best[first][0]:
-                best[first] = (total, [*cuts, (first, end)])
-    return best[0][1]
+                best[first] = (total, (*cuts, (first, end)))
+    return best[0]
 
 
 class _Builder:
@@ -184,6 +238,7 @@ class _Builder:
         self.windows: list[Window] = []
         self.notes: list[Note] = []
         self.closed = True  # no open wire lies beyond a window so far
+        self.several_roots = row.start is None
         start = State(1) if row.start is None and begun else row.start
         self.state = None if start is None else self._add(start)
 
@@ -290,7 +345,7 @@ class _Builder:
         assert self.state == len(self.steps) - 1
         closed = math.prod(w.outer // w.open_outer for w in self.windows)
         generated = math.prod(i.size for i in self.row.stage.outgoing)
-        complete = self.closed and closed == generated and self.row.start is not None
+        complete = self.closed and closed == generated and not self.several_roots
         return Schedule(
             kind="windows",
             steps=tuple(self.steps),
