@@ -140,7 +140,7 @@ def test_templates_are_short_and_decide_nothing() -> None:
     for path in (ROOT / "backends").rglob("*.jinja"):
         text = path.read_text("utf-8")
         assert "{% set" not in text, path
-        assert len(text.splitlines()) <= 160, path
+        assert len(text.splitlines()) <= 100, path
 
 
 def test_runtime_dependencies_have_tested_lower_bounds() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -137,6 +139,39 @@ def test_cached_weight(compile_text: Compile) -> None:
     assert len(calls) == 4
 
 
+def test_cached_blocks_nest_and_know_autocast(compile_text: Compile) -> None:
+    layer = compile_text("layer a : Linear(20, 30) from MERA(3)").A()
+    calls = []
+    layer.generator.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(4, 20)
+    with torch.no_grad(), layer.cached():
+        with layer.cached():
+            layer(x)
+        layer(x)
+        assert len(calls) == 1
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        assert layer(x).dtype == torch.float32
+    with torch.inference_mode():
+        inside = copy.deepcopy(layer)
+        with inside.cached():
+            torch.testing.assert_close(inside(x), inside(x))
+
+
+def test_compile_and_export_without_a_break(compile_text: Compile) -> None:
+    layer = compile_text("layer a : Linear(20, 30) from MERA(3)").A()
+    x = torch.randn(4, 20)
+    compiled = cast(
+        "Callable[[torch.Tensor], torch.Tensor]",
+        torch.compile(layer, backend="aot_eager", fullgraph=True),
+    )
+    torch.testing.assert_close(compiled(x), layer(x))
+    torch.autograd.backward(compiled(x).sum())
+    assert all(p.grad is not None for p in layer.parameters())
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(exported(x), layer(x))
+
+
 def test_entries_are_checked(compile_text: Compile) -> None:
     weight = compile_text("layer a : Linear(20, 30) from TTN(3)").AWeight(dtype=torch.float64)
     index = torch.tensor([[[0, 0], [29, 19]], [[3, 4], [29, 0]]])
@@ -147,7 +182,12 @@ def test_entries_are_checked(compile_text: Compile) -> None:
     for bad in ([[30, 0]], [[0, 20]], [[-1, 0]]):
         with pytest.raises(IndexError, match="30, 20"):
             weight.entries(torch.tensor(bad))
+    for wrong in (torch.tensor([[3]]), torch.tensor([[0.0, 1.0]]), torch.tensor(3)):
+        with pytest.raises(IndexError, match="tensor of integers"):
+            weight.entries(wrong)
     assert weight.entries(torch.empty(0, 2, dtype=torch.long)).shape == (0,)
+    small = torch.tensor([[29, 19]], dtype=torch.uint8)
+    torch.testing.assert_close(weight.entries(small)[0], weight()[29, 19])
 
 
 def test_functional_transforms(compile_text: Compile) -> None:
@@ -182,6 +222,8 @@ def test_parametrize(activation: str, compile_text: Compile) -> None:
     assert shapes == [tuple(c.shape) for c in cores]
     linear(torch.randn(4, 20)).square().sum().backward()
     assert all(p.grad is not None for p in linear.parameters())
+    with pytest.raises(RuntimeError, match="cannot be assigned"):
+        linear.weight = torch.zeros(30, 20)
     given = {n: p.detach() * 2 for n, p in linear.named_parameters()}
     changed = torch.func.functional_call(linear, given, (torch.eye(20),))
     assert not torch.allclose(changed, linear(torch.eye(20)))

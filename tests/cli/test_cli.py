@@ -79,6 +79,40 @@ def test_compile_check(folder: Path) -> None:
     assert "good.py is not what good.tn compiles to" in changed.stderr
 
 
+def test_outputs_never_replace_what_they_should_not(folder: Path) -> None:
+    """Sources, links and pipes stay what they are."""
+    (folder / "lib.tn").write_text("let k = 3\n")
+    (folder / "main.tn").write_text('import "lib.tn"\n' + GOOD)
+    for output in ("main.tn", "lib.tn", "./lib.tn"):
+        result = run("compile", "main.tn", "-o", output, cwd=folder)
+        assert result.returncode == 2
+        assert "is a source" in result.stderr
+    assert (folder / "lib.tn").read_text() == "let k = 3\n"
+    (folder / "real.py").write_text("old")
+    (folder / "link.py").symlink_to("real.py")
+    assert run("compile", "good.tn", "-o", "link.py", cwd=folder).returncode == 0
+    assert (folder / "link.py").is_symlink()
+    assert "class Fc" in (folder / "real.py").read_text()
+    os.mkfifo(folder / "pipe")
+    reader = subprocess.Popen(["cat", "pipe"], cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert run("compile", "good.tn", "-o", "pipe", cwd=folder).returncode == 0
+    assert "class Fc" in reader.communicate(timeout=20)[0]
+    assert (folder / "pipe").is_fifo()
+
+
+def test_closed_and_narrow_streams(folder: Path) -> None:
+    code = [sys.executable, "-m", "tncompile.cli.main"]
+    for arguments in ("check - <&-", "compile good.tn -o - >&-", "fmt - <&-"):
+        command = f"{' '.join(code)} {arguments}"
+        result = subprocess.run(
+            ["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60
+        )
+        assert result.returncode == 2, arguments
+        assert "Traceback" not in result.stderr
+    narrow = run("compile", "good.tn", "-o", "-", cwd=folder, PYTHONIOENCODING="ascii")
+    assert narrow.returncode == 0
+
+
 def test_fmt(folder: Path) -> None:
     (folder / "ugly.tn").write_text("let   a=1")
     assert run("fmt", "ugly.tn", "--check", cwd=folder).returncode == 1

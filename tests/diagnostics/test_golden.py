@@ -48,4 +48,5 @@ def test_every_code_has_a_case() -> None:
 def test_every_class_brings_a_code_and_a_docstring() -> None:
     for code, cls in Diagnostic.registry.items():
         assert cls.__doc__, code
+        assert not cls.__doc__.startswith(f"{cls.__name__}("), f"{code} has no docstring"
         assert cls.title, code

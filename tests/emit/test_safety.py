@@ -29,6 +29,17 @@ UNSAFE = [
     "del torch",
     "x = (",
     "x = 1\0",
+    "from torch import load",
+    "import torch as nn2",
+    "from torch import nn as torch2",
+    "import torch\nf = torch.load",
+    "import torch\nt = torch",
+    "import torch\nx = [torch][0].load('x')",
+    "import torch\nx = torch.utils",
+    "import torch\nx = torch.ops.load_library('x')",
+    "import torch\n@torch.compile\ndef f(): return 0",
+    "def g(f): return f\n@g\ndef f(): return 0",
+    "x = vars",
 ]
 
 

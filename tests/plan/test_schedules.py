@@ -15,8 +15,11 @@ from tests.reference import Row
 from tests.strategies import rows
 from tncompile.diagnostics import DiagnosticError, Findings
 from tncompile.driver import read_program
-from tncompile.plan import Memory, make_plan, show_bytes
+from tncompile.plan import CPU, Memory, make_plan, show_bytes
+from tncompile.plan.cost import schedule_cost
 from tncompile.plan.schedule import Contract, Rearrange, operands
+from tncompile.plan.search import tree_schedule
+from tncompile.plan.windows import LARGEST_MATRIX, window_schedule
 
 FC2 = "layer fc2 : Linear(4096, 4096) from {}(latent = 5)"
 
@@ -34,10 +37,27 @@ def test_decoders_are_planned_by_windows_without_a_permutation(kind: str) -> Non
 
 def test_windows_go_from_right_to_left() -> None:
     plan = make_plan(read_program(FC2.format("MERA")), Findings()).layers[0]
-    for stage in plan.stages:
-        rights = [w.right for w in stage.schedule.windows]
-        assert rights == sorted(rights)
-        assert stage.schedule.windows[-1].left == 1
+    schedule = plan.stages[-1].schedule
+    rights = [w.right for w in schedule.windows]
+    assert len(rights) > 1
+    assert rights == sorted(rights)
+    assert schedule.windows[-1].left == 1
+
+
+def test_rows_of_mixers_do_not_grow_windows_without_end() -> None:
+    """Twenty rows of mixers in one stage: cut by depth, no matrix beyond its bound."""
+    rows_of_mixers = "mix pairs from 1  mix pairs from 2  " * 10
+    text = f"topology T() {{ root product(order)  {rows_of_mixers} }}"
+    program = read_program(text + "layer a : Linear(1024, 1024) from T()\n")
+    stage = program.layers[0].stages[0]
+    schedule = window_schedule(stage, 4, CPU)
+    assert schedule is not None
+    assert all(w.inner * w.outer <= LARGEST_MATRIX for w in schedule.windows)
+    cost = schedule_cost(schedule, 4, CPU)
+    chosen = make_plan(program, Findings()).layers[0].stages[0]
+    assert chosen.cost.seconds == min(
+        cost.seconds, schedule_cost(tree_schedule(stage), 4, CPU).seconds
+    )
 
 
 def test_flops_of_a_tree_by_hand() -> None:

@@ -62,12 +62,24 @@ _NODES: tuple[type[ast.AST], ...] = (
     ast.boolop,
     ast.cmpop,
 )
-_IMPORTS = frozenset({"__future__", "collections.abc", "contextlib", "math", "torch", "torch.nn"})
+_IMPORTS = frozenset(
+    {
+        "from __future__ import annotations",
+        "import math",
+        "from collections.abc import Iterator",
+        "from contextlib import contextmanager",
+        "import torch",
+        "from torch import nn",
+        "from torch.nn import functional",
+    }
+)
+_DECORATORS = frozenset({"property", "staticmethod", "contextmanager", "torch.no_grad()"})
 # Interactive sessions and doctests put their last result under the name `_`.
 _PYTHON = frozenset(dir(builtins)) - {"_"}
 _BUILTINS = frozenset(
     {
         "IndexError",
+        "RuntimeError",
         "bool",
         "dict",
         "float",
@@ -87,7 +99,8 @@ _BUILTINS = frozenset(
     }
 )
 _LIBRARIES = frozenset({"torch", "nn", "functional", "math"})
-_CALLS = frozenset(
+# All that the templates use of the libraries, in calls, annotations and defaults alike.
+_LIBRARY_NAMES = frozenset(
     {
         "functional.conv2d",
         "functional.elu",
@@ -97,14 +110,23 @@ _CALLS = frozenset(
         "functional.relu",
         "functional.silu",
         "math.sqrt",
+        "nn.Module",
         "nn.Parameter",
         "nn.init.constant_",
         "nn.init.normal_",
         "nn.init.uniform_",
+        "torch.Tensor",
+        "torch.bfloat16",
         "torch.bmm",
+        "torch.device",
+        "torch.dtype",
         "torch.empty",
         "torch.eye",
+        "torch.float16",
+        "torch.float32",
+        "torch.float64",
         "torch.func.functional_call",
+        "torch.is_autocast_enabled",
         "torch.is_grad_enabled",
         "torch.isfinite",
         "torch.no_grad",
@@ -128,49 +150,41 @@ def check(text: str) -> None:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
         raise UnsafeModuleError(f"the rendered module is not Python: {error}") from error
+    # What an attribute is taken of is judged together with the attribute.
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         line = getattr(node, "lineno", 0)
-        if not isinstance(node, _NODES):
-            raise UnsafeModuleError(
-                f"line {line}: {type(node).__name__} is not written by templates"
-            )
-        _check_node(node, line)
+        refused = _refused(node, id(node) in inner)
+        if refused:
+            raise UnsafeModuleError(f"line {line}: {refused} is not on the allow-list")
 
 
-def _check_node(node: ast.AST, line: int) -> None:
+def _refused(node: ast.AST, inner: bool) -> str:
+    """What is wrong with a node, empty if nothing is."""
+    if not isinstance(node, _NODES):
+        return type(node).__name__
     match node:
-        case ast.Import(names=names):
-            modules = [alias.name for alias in names]
-        case ast.ImportFrom(module=module, names=names):
-            modules = [module or "."]
-            if any(alias.name == "*" for alias in names):
-                raise UnsafeModuleError(f"line {line}: star import")
-        case ast.Name(id=name):
-            if (name in _PYTHON and name not in _BUILTINS) or (
-                name.startswith("__") and name not in _DUNDERS
-            ):
-                raise UnsafeModuleError(f"line {line}: the name {name} is not on the allow-list")
-            return
+        case ast.Import() | ast.ImportFrom():
+            text = ast.unparse(node)
+            return "" if text in _IMPORTS else f"`{text}`"
+        case ast.FunctionDef(decorator_list=decorators) | ast.ClassDef(decorator_list=decorators):
+            texts = {ast.unparse(d) for d in decorators} - _DECORATORS
+            return f"the decorator {min(texts)}" if texts else ""
         case ast.Call(func=ast.Name(id="input")):
-            raise UnsafeModuleError(f"line {line}: the call of input is not on the allow-list")
-        case ast.Call(func=ast.Attribute() as function):
-            called = _dotted(function)
-            if called.partition(".")[0] in _LIBRARIES and called not in _CALLS:
-                raise UnsafeModuleError(
-                    f"line {line}: the call of {called} is not on the allow-list"
-                )
-            return
+            return "the call of input"
+        case ast.Name(id=name):
+            builtin = name in _PYTHON and name not in _BUILTINS
+            dunder = name.startswith("__") and name not in _DUNDERS
+            alias = name in _LIBRARIES and not inner
+            return f"the name {name}" if builtin or dunder or alias else ""
         case ast.Attribute(attr=name):
             if name.startswith("__") and name not in _DUNDERS:
-                raise UnsafeModuleError(
-                    f"line {line}: the attribute {name} is not on the allow-list"
-                )
-            return
+                return f"the attribute {name}"
+            dotted = _dotted(node)
+            foreign = dotted.partition(".")[0] in _LIBRARIES and dotted not in _LIBRARY_NAMES
+            return f"the name {dotted}" if foreign and not inner else ""
         case _:
-            return
-    for module in modules:
-        if module not in _IMPORTS:
-            raise UnsafeModuleError(f"line {line}: import of {module} is not on the allow-list")
+            return ""
 
 
 def _dotted(node: ast.expr) -> str:
