@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import tncompile
 from tests.conftest import Compile
-from tests.reference import Row
+from tests.reference import Row, Statement
 from tests.strategies import rows
 
 
@@ -40,8 +40,25 @@ def assert_same(row: Row) -> None:
     assert torch.allclose(weight.entries(index), out[index[:, 0]], rtol=1e-10, atol=1e-10 * scale)
 
 
+# Some wires pass the first section of its plan and are taken in by the second.
+UNEVEN = Row(
+    "dense",
+    4,
+    (
+        (
+            Statement("expand", ((3,), (4,)), "last 2", 2),
+            Statement("map", ((5,), (6,)), "last 2"),
+            Statement("map", ((6,),), "last 1"),
+        ),
+    ),
+    2,
+    2,
+)
+
+
 @given(rows())
-@settings(max_examples=150, deadline=None)
+@example(UNEVEN)
+@settings(max_examples=250, deadline=None)
 def test_random_topology(row: Row) -> None:
     assert_same(row)
 

@@ -166,11 +166,13 @@ def window_schedule(stage: Stage, itemsize: int, profile: Profile) -> Schedule |
     if row is None:
         return None
     builder = _Builder(row)
-    for section in _best_sections(row, itemsize, profile):
+    sections = _best_sections(row, itemsize, profile)
+    for section in sections:
         builder.row = section.row
         for first, end in section.cuts:
             builder.step(first, end)
-    return builder.schedule()
+    # A later section takes in wires that an earlier one would call final.
+    return builder.schedule(one_section=len(sections) == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,12 +342,13 @@ class _Builder:
     def _given(self, piece: _Piece) -> Ref:
         return self._add(Identity(piece.columns)) if piece.matrix is None else piece.matrix
 
-    def schedule(self) -> Schedule:
+    def schedule(self, one_section: bool) -> Schedule:
         """The finished plan."""
         assert self.state == len(self.steps) - 1
         closed = math.prod(w.outer // w.open_outer for w in self.windows)
         generated = math.prod(i.size for i in self.row.stage.outgoing)
-        complete = self.closed and closed == generated and not self.several_roots
+        final = self.closed and closed == generated
+        complete = one_section and final and not self.several_roots
         return Schedule(
             kind="windows",
             steps=tuple(self.steps),
