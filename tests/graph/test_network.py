@@ -29,6 +29,12 @@ RANKS = [
         3,
     ),
     ("layer a : Linear(64, 64) from BrickWall(1)", 4),
+    # Two wires of size 2 are a smaller cut than one index of size 32.
+    (
+        "topology T() { root diagonal(4, 32)  map all  expand all }\n"
+        "layer a : Linear(16, 16) from T()",
+        4,
+    ),
 ]
 
 

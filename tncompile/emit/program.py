@@ -212,8 +212,9 @@ class _StageLowering:
     def _load(self, core: Core, rows: int | None, columns: int) -> str:
         assert core.parameter is not None
         parameter = self.parameters[core.parameter]
-        # Axes of a core stand outputs first in mixers and inputs first elsewhere.
-        transposed = core.kind is not CoreKind.MIX and columns > 1
+        inputs = core.input_indices
+        transposed = bool(inputs) and core.indices[: len(inputs)] == inputs
+        assert transposed or core.indices[len(core.indices) - len(inputs) :] == inputs
         self.loads[parameter.name] = Load(parameter.name, parameter, rows, columns, transposed)
         return parameter.name if core.slot is None else f"{parameter.name}[{core.slot}]"
 

@@ -45,9 +45,9 @@ class Profile:
     full_speed_inner: int
 
 
-# Measured on two cores of a server CPU with PyTorch 2.13: a 4096×4096 by 4096×64 product
-# runs at 80 GFLOP/s, fresh memory is written at 3 GB/s and memory read at 12 GB/s, a small
-# operation takes 6 us.
+# Round numbers for two cores of a shared server CPU with PyTorch 2.13, where the same product
+# ran at 80 to 145 GFLOP/s, memory was read at 12 to 24 GB/s, fresh memory written at 3 GB/s,
+# and a small operation took 1 us, or about 6 us with its reshapes and what autograd notes down.
 CPU = Profile(
     name="cpu",
     flops_per_second=8e10,
