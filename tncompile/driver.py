@@ -25,7 +25,7 @@ from tncompile.emit import Header, check, clean_comment, load_backend, module_pr
 from tncompile.graph.build import build
 from tncompile.graph.ir import Program
 from tncompile.graph.verify import verify
-from tncompile.plan import Memory, Plan, make_plan
+from tncompile.plan import Memory, Plan, Settings, make_plan
 from tncompile.source import SourceFile
 from tncompile.syntax import (
     Unit,
@@ -101,7 +101,7 @@ def plan_source(source: SourceFile, options: Options) -> Planned:
     unit = load(source)
     program = verify(build(unit, definitions, findings))
     memory = None if options.budget is None else Memory(options.budget, "the budget given")
-    plan = make_plan(program, findings, memory=memory)
+    plan = make_plan(program, findings, Settings(memory=memory))
     return Planned(unit, plan, findings.warnings)
 
 

@@ -111,13 +111,31 @@ def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _contract(step: Contract, left: str, right: str) -> tuple[str, tuple[int, ...]]:
-    """One product of operands that are in order already."""
+    """One product; operands that only need another view of their axes are viewed so here."""
     batch, rows, inner, columns = step.batch, step.rows, step.inner, step.columns
+    shapes = ((batch, rows, inner), (batch, inner, columns))
     if batch == 1:
-        code = f"{left}.reshape({rows}, {inner}) @ {right}.reshape({inner}, {columns})"
-        return code, (rows, columns)
-    matrices = f"{left}.reshape({batch}, {rows}, {inner})"
-    return f"torch.bmm({matrices}, {right}.reshape({batch}, {inner}, {columns}))", step.shape
+        shapes = ((rows, inner), (inner, columns))
+    one, other = (
+        _viewed(name, arrangement, shape)
+        for name, arrangement, shape in zip(
+            (left, right), (step.left_arrangement, step.right_arrangement), shapes, strict=True
+        )
+    )
+    if batch == 1:
+        return f"{one} @ {other}", (rows, columns)
+    return f"torch.bmm({one}, {other})", step.shape
+
+
+def _viewed(name: str, arrangement: Arrangement, shape: tuple[int, ...]) -> str:
+    """An operand in the shape of a product: reshaped, and permuted first if that is a view."""
+    reshaped = f".reshape({', '.join(map(str, shape))})"
+    stays = list(arrangement.axes) == sorted(arrangement.axes)
+    if arrangement.moved or stays:
+        return name + reshaped
+    permuted = _arranged(name, arrangement)
+    sizes = tuple(arrangement.view[axis] for axis in arrangement.axes)
+    return permuted if sizes == shape else permuted + reshaped
 
 
 def _arranged(name: str, arrangement: Arrangement) -> str:

@@ -27,8 +27,20 @@ from tncompile.graph.targets import Tensor as TensorTarget
 from tncompile.source import Span
 from tncompile.syntax import Unit, ast, format_expression, standard
 
-SETTINGS = ("activation", "bias", "bond", "budget", "dtype", "init", "modes", "replaces")
-_LATER_SETTINGS = ("apply", "batch", "freeze", "groups", "share")
+SETTINGS = (
+    "activation",
+    "apply",
+    "batch",
+    "bias",
+    "bond",
+    "budget",
+    "dtype",
+    "init",
+    "modes",
+    "replaces",
+)
+APPLY = ("auto", "materialise", "contract", "stream")
+_LATER_SETTINGS = ("freeze", "groups", "share")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 _MOST_BOND = 2**16
 _STANDARD_INIT = Signature("standard", ("root_std", "mixer_noise"), 0, ("0.05", "0.01"))
@@ -219,8 +231,10 @@ class _LayerBuilder:
             stages=network.stages,
             topology=called_as,
             bias=self._bias(called),
-            dtype=self._dtype(),
+            dtype=self._name("dtype", DTYPES),
             budget=self._budget(),
+            batches=self._batches(),
+            apply=self._name("apply", APPLY) or "auto",
             replaces=self._replaces(),
             span=self.node.name.span,
             topology_span=self.node.source.span,
@@ -326,15 +340,26 @@ class _LayerBuilder:
             return self.scope.boolean(own, "`bias`")
         return not isinstance(called.target, TensorTarget) and called.bias is not False
 
-    def _dtype(self) -> str | None:
-        if "dtype" not in self.settings:
+    def _name(self, setting: str, known: tuple[str, ...]) -> str | None:
+        """A setting whose value is one of a few names."""
+        if setting not in self.settings:
             return None
-        node, _ = self.scope.follow(self.settings["dtype"])
+        node, _ = self.scope.follow(self.settings[setting])
         if not isinstance(node, ast.Identifier):
-            fail(errors.WrongType(node.span, "`dtype`", "a dtype such as `float32`", "a value"))
-        if node.name not in DTYPES:
-            fail(errors.UnknownName(node.span, "dtype", node.name, DTYPES, "dtypes"))
+            wanted = f"a name such as `{known[0]}`"
+            fail(errors.WrongType(node.span, f"`{setting}`", wanted, "a value"))
+        if node.name not in known:
+            kind = "mode" if setting == "apply" else setting
+            fail(errors.UnknownName(node.span, kind, node.name, known, f"{kind}s"))
         return node.name
+
+    def _batches(self) -> tuple[int, ...]:
+        """The batch sizes to plan for, sorted; none if the layer says nothing."""
+        if "batch" not in self.settings:
+            return ()
+        node, scope = self.scope.follow(self.settings["batch"])
+        items = node.items if isinstance(node, ast.Tuple) else (node,)
+        return tuple(sorted({scope.integer(item, "a batch size", 1) for item in items}))
 
     def _budget(self) -> int | None:
         if "budget" not in self.settings:

@@ -197,6 +197,8 @@ class Layer:
     bias: bool
     dtype: str | None
     budget: int | None
+    batches: tuple[int, ...]
+    apply: str
     replaces: str | None
     span: Span = field(compare=False, repr=False)
     topology_span: Span = field(compare=False, repr=False)

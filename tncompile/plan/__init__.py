@@ -1,30 +1,47 @@
-"""Which contractions, in which order, at what cost.
+"""Which contractions, in which order, at what cost, in how many bytes.
 
-`windows` and `search` (the only importer of cotengra) make schedules, `schedule` holds
-their data types, `cost` predicts what they take, `plan` chooses and totals.
+`windows`, `cuts` and `tree` make schedules, `search` (the only importer of cotengra) finds
+paths, `choose` compares; `tape` says what a schedule executes, `memory` and `recompute` what
+it keeps alive, `applications` how a layer is applied; `plan` puts it together as `results`.
 """
 
-from tncompile.plan.cost import CPU, Cost, Profile
-from tncompile.plan.plan import (
+from tncompile.plan.cache import Cache
+from tncompile.plan.decision import Decision
+from tncompile.plan.limits import Memory, machine_memory, show_bytes
+from tncompile.plan.plan import BATCHES, Settings, make_plan
+from tncompile.plan.profile import CPU, H200, Profile
+from tncompile.plan.results import (
     Application,
+    Candidate,
+    Cost,
     LayerPlan,
-    Memory,
+    LiveTensor,
+    Moment,
     Plan,
     StagePlan,
-    machine_memory,
-    make_plan,
-    show_bytes,
+    Training,
+    Use,
 )
 
 __all__ = [
+    "BATCHES",
     "CPU",
+    "H200",
     "Application",
+    "Cache",
+    "Candidate",
     "Cost",
+    "Decision",
     "LayerPlan",
+    "LiveTensor",
     "Memory",
+    "Moment",
     "Plan",
     "Profile",
+    "Settings",
     "StagePlan",
+    "Training",
+    "Use",
     "machine_memory",
     "make_plan",
     "show_bytes",

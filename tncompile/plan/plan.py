@@ -1,293 +1,298 @@
-"""The plan of a program: one schedule a stage, what it costs, how the layer is applied.
+"""The plan of a program: schedules, memory, modes, one layer after the other.
 
 Enters: a verified program. Leaves: a `Plan` that `emit` follows to the letter and the
-report prints. Candidates compete on predicted time; a layer that cannot be held in the
-memory allowed is refused here, before anything is allocated.
+report prints. What does not fit its budget is recomputed, then sliced, then refused, before
+anything is allocated.
 """
 
 from __future__ import annotations
 
-import math
-import os
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tncompile.diagnostics import Findings
 from tncompile.diagnostics import topology as errors
 from tncompile.graph.ir import Layer, Program, Stage
-from tncompile.graph.targets import Conv2d, Linear
-from tncompile.plan.cost import (
-    CPU,
-    ITEMSIZE,
-    Cost,
-    Profile,
-    activation_memory,
-    schedule_cost,
-    work_seconds,
+from tncompile.plan.applications import (
+    Generating,
+    Stream,
+    applications,
+    find_contract,
+    find_stream,
+    matrix_shape,
+    stream_costs,
 )
-from tncompile.plan.schedule import Contract, CoreTensor, Schedule, State, operands
-from tncompile.plan.windows import window_schedule
+from tncompile.plan.cache import Cache
+from tncompile.plan.choose import Choice, Chooser, Progress
+from tncompile.plan.decision import Decision
+from tncompile.plan.generator import crop_works, generator_tape, part_works
+from tncompile.plan.limits import Memory, machine_memory, show_bytes
+from tncompile.plan.memory import Part, Segment, run_segment
+from tncompile.plan.profile import CPU, Profile
+from tncompile.plan.recompute import Recomputation
+from tncompile.plan.results import (
+    Application,
+    LayerPlan,
+    LiveTensor,
+    Plan,
+    StagePlan,
+    Training,
+)
+from tncompile.plan.schedule import Schedule
+from tncompile.plan.tape import Tape
+from tncompile.plan.work import DEFAULT_DTYPE, Machine, Work, total
 
 BATCHES = (1, 16, 64, 256, 1024)
-DEFAULT_DTYPE = "float32"
-_ROOM_TO_WIN = 1.5
-_WORTH_A_SEARCH = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class StagePlan:
-    """The schedule of one stage and its forward cost."""
+class Settings:
+    """How to plan: for which device, how long to search, with what known already.
 
-    stage: Stage
-    schedule: Schedule
-    cost: Cost
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """What applying the layer to a batch of inputs takes; a convolution counts positions."""
-
-    batch: int
-    mode: str
-    flops: int
-    dense_flops: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPlan:
-    """All stages of a layer and the totals.
-
-    `forward` and `backward` are the costs of generating the weight and of turning the
-    weight's gradient into the gradients of all cores. `crossover_batch` is the batch size
-    from which materialising wins; None when it is the only mode.
+    `seconds` is the time of a thorough search for each stage, None for the fast one. `memory`
+    limits layers that have no budget of their own; `batches` are those that layers without
+    a list of their own are planned for. `stored` are decisions by their keys.
     """
 
-    layer: Layer
-    stages: tuple[StagePlan, ...]
-    forward: Cost
-    backward: Cost
-    applications: tuple[Application, ...]
-    crossover_batch: int | None
+    profile: Profile = CPU
+    seconds: float | None = None
+    progress: Progress | None = None
+    memory: Memory | None = None
+    batches: tuple[int, ...] = BATCHES
+    cache: Cache = field(default_factory=Cache)
+    stored: Mapping[str, Decision] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The plans of all layers, for one device profile."""
-
-    program: Program
-    profile: Profile
-    layers: tuple[LayerPlan, ...]
-
-
-class Planner(Protocol):
-    """Chooses the schedule of a stage: the one thing that another planner replaces."""
-
-    def __call__(self, stage: Stage, itemsize: int, profile: Profile) -> StagePlan:
-        """The plan of one stage."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes that generating a layer may keep alive, and who says so.
-
-    `training` tells whether the limit is for a forward and a backward pass together, as a
-    budget is; a machine's own memory limits what it can at least infer with.
-    """
-
-    limit: int
-    reason: str
-    training: bool = True
-
-
-def machine_memory() -> Memory:
-    """The physical memory of this machine."""
-    try:
-        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system: 64-bit addresses
-        limit = 2**47
-    return Memory(limit, "this machine's memory", training=False)
-
-
-def choose_schedule(stage: Stage, itemsize: int, profile: Profile) -> StagePlan:
-    """The faster of a window plan and a contraction tree.
-
-    A tree is searched for where windows do not apply, and where they leave room to win: where
-    they take over a millisecond and half as long again as writing the result alone.
-    """
-    windows = window_schedule(stage, itemsize, profile)
-    if windows is not None:
-        cost = schedule_cost(windows, itemsize, profile)
-        entries = math.prod(i.size for i in stage.outgoing)
-        floor = entries * itemsize / profile.bytes_per_second
-        if cost.seconds <= max(_ROOM_TO_WIN * floor, _WORTH_A_SEARCH):
-            return StagePlan(stage, windows, cost)
-    from tncompile.plan.search import tree_schedule
-
-    tree = tree_schedule(stage)
-    tree_cost = schedule_cost(tree, itemsize, profile)
-    if windows is not None and cost.seconds <= tree_cost.seconds:
-        return StagePlan(stage, windows, cost)
-    return StagePlan(stage, tree, tree_cost)
-
-
-def make_plan(
-    program: Program,
-    findings: Findings,
-    profile: Profile = CPU,
-    memory: Memory | None = None,
-    planner: Planner = choose_schedule,
-) -> Plan:
+def make_plan(program: Program, findings: Findings, settings: Settings | None = None) -> Plan:
     """The plan of a program.
-
-    `memory` limits layers that have no `budget` of their own.
 
     Raises:
         DiagnosticError: E0501 for every layer that does not fit.
     """
-    memory = memory or machine_memory()
+    settings = settings or Settings()
+    memory = settings.memory or machine_memory()
+    choosers: dict[str, Chooser] = {}
     plans = []
     for layer in program.layers:
-        limit = memory
-        if layer.budget is not None:
-            limit = Memory(layer.budget, "its budget")
-        plan = _plan_layer(layer, profile, planner)
-        if not _refuse(plan, limit, findings):
+        dtype = layer.dtype or DEFAULT_DTYPE
+        if dtype not in choosers:
+            choosers[dtype] = Chooser(
+                Machine(settings.profile, dtype),
+                settings.cache,
+                settings.seconds,
+                settings.progress,
+                settings.stored,
+            )
+        limit = memory if layer.budget is None else Memory(layer.budget, "its budget")
+        planner = _LayerPlanner(layer, choosers[dtype], limit, settings.batches)
+        plan = planner.run(findings)
+        if plan is not None:
             plans.append(plan)
     findings.stop_on_error()
-    return Plan(program, profile, tuple(plans))
+    return Plan(program, settings.profile, tuple(plans))
 
 
-def itemsize(layer: Layer) -> int:
-    """Bytes of one entry of the weight."""
-    return ITEMSIZE[layer.dtype or DEFAULT_DTYPE]
+class _LayerPlanner:
+    """Plans one layer."""
 
+    def __init__(
+        self, layer: Layer, chooser: Chooser, limit: Memory, batches: tuple[int, ...]
+    ) -> None:
+        self.layer = layer
+        self.chooser = chooser
+        self.machine = chooser.machine
+        self.limit = limit
+        self.batches = layer.batches or batches
+        size = self.machine.itemsize
+        self.parameter_bytes = layer.parameter_count * size
+        self.room = limit.limit - self.parameter_bytes
 
-def _refuse(plan: LayerPlan, limit: Memory, findings: Findings) -> bool:
-    """Whether a layer does not fit. Planning has allocated nothing."""
-    layer = plan.layer
-    parameters = sum(p.size for p in layer.parameters) * itemsize(layer)
-    training = max(plan.forward.peak_bytes, plan.backward.peak_bytes) + parameters
-    needed = training if limit.training else plan.forward.peak_bytes + parameters
-    if needed <= limit.limit:
-        return False
-    largest = max(layer.parameters, key=lambda p: p.size)
-    weight_bytes = layer.modes.generated * itemsize(layer)
-    if largest.size * itemsize(layer) > weight_bytes:
-        shape = " x ".join(map(str, largest.shape))
-        what = f"`{largest.name}`, {shape}, {show_bytes(largest.size * itemsize(layer))}"
-    else:
-        what = f"the generated weight, {layer.modes.generated} entries, {show_bytes(weight_bytes)}"
-    findings.add(
-        errors.DoesNotFit(
-            span=layer.span,
-            name=layer.name,
-            needed=show_bytes(needed),
-            limit=show_bytes(limit.limit),
-            reason=limit.reason,
-            largest=what,
-            budget=show_bytes(training),
-            origin=layer.topology_span,
-            origin_label="made here",
+    def run(self, findings: Findings) -> LayerPlan | None:
+        """The plan; None, and a finding, where nothing fits."""
+        choices = [self.chooser.choose(stage) for stage in self.layer.stages]
+        schedules = tuple(c.schedule for c in choices)
+        tape, parts = generator_tape(self.layer, schedules)
+        recomputation = Recomputation(tape, parts, self.machine, self.layer.modes.entries)
+        segments = recomputation.cheapest(self.room)
+        stream = find_stream(self.layer, self.machine)
+        idle = self._inference_peak(tape, parts)
+        if segments is None:
+            segments = recomputation.least()
+            if self.limit.training:
+                stream, needed = self._streamed(stream, schedules[:-1])
+                needed = min(needed, recomputation.peak(segments))
+            else:
+                needed = idle
+            if needed > self.room:
+                self._refuse(tape, parts, needed, findings)
+                return None
+        return self._plan(choices, tape, parts, recomputation, segments, stream)
+
+    def _streamed(
+        self, stream: Stream | str, hidden: tuple[Schedule, ...]
+    ) -> tuple[Stream | str, int]:
+        """The largest blocks of rows that fit, or the smallest that there are; their peak."""
+        best: Stream | str = stream
+        peak = 2**63
+        rows = stream.rows if isinstance(stream, Stream) else 1
+        while True:
+            found = find_stream(self.layer, self.machine, rows)
+            if isinstance(found, Stream):
+                shape = matrix_shape(self.layer)
+                assert shape is not None
+                cost = stream_costs(self.layer, found, shape, 1, self.machine, hidden)[1]
+                if cost.peak_bytes < peak:
+                    best, peak = found, cost.peak_bytes
+                if peak <= self.room:
+                    return best, peak
+            if rows == 1:
+                return best, peak
+            rows = (rows + 1) // 2
+
+    def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
+        """Most bytes alive when the weight is generated without gradients."""
+        size = self.machine.itemsize
+        return run_segment(tape, parts, size, recomputed=True, final=None).forward_peak
+
+    def _plan(
+        self,
+        choices: list[Choice],
+        tape: Tape,
+        parts: tuple[Part, ...],
+        recomputation: Recomputation,
+        segments: tuple[Segment, ...],
+        stream: Stream | str,
+    ) -> LayerPlan:
+        layer, machine = self.layer, self.machine
+        works = [part_works(part) for part in parts]
+        again = [
+            work
+            for segment in segments
+            if segment.recomputed
+            for part in parts[segment.first - 1 : segment.last]
+            for work in part_works(part)[0]
+        ]
+        forward = total(
+            (w for f, _ in works for w in f), machine, self._inference_peak(tape, parts)
         )
-    )
-    return True
+        backward = total(
+            (*crop_works(layer), *again, *(w for _, b in reversed(works) for w in b)),
+            machine,
+            recomputation.peak(segments),
+        )
+        hidden = tuple(c.schedule for c in choices[:-1])
+        contract = find_contract(layer, machine, self.batches, hidden)
+        unavailable = {"contract": contract, "stream": stream}
+        found = applications(
+            layer,
+            machine,
+            self.batches,
+            Generating(forward, backward, hidden),
+            contract if isinstance(contract, Schedule) else None,
+            stream if isinstance(stream, Stream) else None,
+            self.room if self.limit.training else 2**63,
+        )
+        return LayerPlan(
+            layer=layer,
+            stages=tuple(
+                self._stage(choice, stage, tape, part, work)
+                for choice, stage, part, work in zip(
+                    choices, layer.stages, parts, works, strict=True
+                )
+            ),
+            forward=forward,
+            backward=backward,
+            training=self._training(tape, parts, recomputation, segments),
+            contract=contract if isinstance(contract, Schedule) else None,
+            stream=stream.schedule if isinstance(stream, Stream) else None,
+            stream_rows=stream.rows if isinstance(stream, Stream) else None,
+            unavailable=tuple((m, r) for m, r in unavailable.items() if isinstance(r, str)),
+            applications=found,
+            crossover_batch=crossover(found),
+        )
 
+    def _stage(
+        self,
+        choice: Choice,
+        stage: Stage,
+        tape: Tape,
+        part: Part,
+        works: tuple[list[Work], list[Work]],
+    ) -> StagePlan:
+        size = self.machine.itemsize
+        idle = run_segment(tape, (part,), size, recomputed=True, final=None)
+        kept = run_segment(tape, (part,), size, recomputed=False, final=None)
+        return StagePlan(
+            stage=stage,
+            schedule=choice.schedule,
+            forward=total(works[0], self.machine, idle.forward_peak),
+            backward=total(works[1], self.machine, kept.backward_peak),
+            candidates=choice.candidates,
+            reason=choice.reason,
+        )
 
-def show_bytes(number: int) -> str:
-    """Bytes in a binary unit, rounded up so that the number shown suffices as a budget.
+    def _training(
+        self,
+        tape: Tape,
+        parts: tuple[Part, ...],
+        recomputation: Recomputation,
+        segments: tuple[Segment, ...],
+    ) -> Training:
+        return Training(
+            peak_bytes=recomputation.peak(segments),
+            saved_bytes=recomputation.saved(segments),
+            parameter_bytes=self.parameter_bytes,
+            largest=self._largest(tape, parts),
+            timeline=tuple(recomputation.timeline(segments)),
+            recomputed=tuple((s.first, s.last) for s in segments if s.recomputed),
+        )
 
-    >>> show_bytes(64), show_bytes(2**26), show_bytes(2**26 + 1)
-    ('64B', '64MiB', '64.01MiB')
-    """
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number >= size:
-            hundredths = -(-number * 100 // size)
-            whole, part = divmod(hundredths, 100)
-            return f"{whole}.{part:02}".rstrip("0").rstrip(".") + unit
-    return f"{number}B"
+    def _largest(self, tape: Tape, parts: tuple[Part, ...]) -> LiveTensor:
+        """The largest tensor of all, a parameter or a value, and what makes it."""
+        layer, size = self.layer, self.machine.itemsize
+        parameter = max(layer.parameters, key=lambda p: p.size)
+        entries, part, op = max(
+            ((tape.sizes[op.makes], part, op) for part in parts for op in part.ops),
+            key=lambda found: found[0],
+            default=(0, parts[-1], None),
+        )
+        if op is None or parameter.size > entries:
+            shape = " x ".join(map(str, parameter.shape))
+            stage = next(s for s in layer.stages if s.number == parameter.stage)
+            what = f"`{parameter.name}`, {shape}"
+            return LiveTensor(what, parameter.size * size, stage.span)
+        if entries == layer.modes.generated and part is parts[-1]:
+            what = f"the generated weight, {entries} entries"
+        elif op.label == "matrix":
+            what = f"a matrix of cores in layer {part.stage}, {entries} entries"
+        else:
+            what = f"a state in layer {part.stage}, {entries} entries"
+        stage = next(s for s in layer.stages if s.number == part.stage)
+        return LiveTensor(what, entries * size, stage.span)
 
-
-def _plan_layer(layer: Layer, profile: Profile, planner: Planner) -> LayerPlan:
-    size = itemsize(layer)
-    stages = tuple(planner(stage, size, profile) for stage in layer.stages)
-    forward = Cost()
-    for plan in stages:
-        forward = forward.then(plan.cost).then(_activation_cost(plan, size, profile))
-    return LayerPlan(
-        layer=layer,
-        stages=stages,
-        forward=forward,
-        backward=_backward(layer, stages, forward, size),
-        applications=tuple(_applications(layer, forward, layer.modes.entries * size, profile)),
-        crossover_batch=None,
-    )
-
-
-def _activation_cost(plan: StagePlan, size: int, profile: Profile) -> Cost:
-    activation = plan.stage.activation
-    if activation is None or activation.is_identity:
-        return Cost()
-    entries = math.prod(i.size for i in plan.stage.outgoing)
-    seconds = work_seconds(entries, entries * size, 1, 1, profile)
-    alive = int(activation_memory(activation).alive * entries)
-    return Cost(entries, entries * size, alive * size, seconds)
-
-
-def _backward(layer: Layer, stages: tuple[StagePlan, ...], forward: Cost, size: int) -> Cost:
-    """Cost of PyTorch's own differentiation of the schedule.
-
-    Every product has two adjoint products of its FLOPs; every value that a step reads is
-    kept from the forward pass, and the peak adds the gradients alive at one step. Where the
-    weight is cropped, its gradient stays alive beside the padded one.
-    """
-    saved = 0
-    alive = 0
-    written = 0
-    for plan in stages:
-        steps = plan.schedule.steps
-        read = {ref for step in steps for ref in operands(step)}
-        kept = [s for k, s in enumerate(steps) if k in read and not isinstance(s, CoreTensor)]
-        saved += sum(math.prod(s.shape) for s in kept if not isinstance(s, State))
-        activation = plan.stage.activation
-        if activation is not None:
-            memory = activation_memory(activation)
-            entries = math.prod(i.size for i in plan.stage.outgoing)
-            saved += int((1 + memory.saved) * entries)
-            alive = max(alive, int(memory.alive * entries))
-        for step in steps:
-            gradients = sum(math.prod(steps[ref].shape) for ref in operands(step))
-            if isinstance(step, Contract):
-                gradients *= 2
-            written += gradients
-            alive = max(alive, math.prod(step.shape) + gradients)
-    output = layer.modes.generated
-    cropped = layer.modes.entries if layer.modes.padding else 0
-    return Cost(
-        flops=2 * forward.flops,
-        bytes_written=written * size,
-        peak_bytes=(saved + output + alive + cropped) * size,
-        seconds=2 * forward.seconds,
-    )
-
-
-def _applications(
-    layer: Layer, forward: Cost, weight_bytes: int, profile: Profile
-) -> list[Application]:
-    """Generate, then use the weight: the one mode of this version."""
-    if not isinstance(layer.target, Linear | Conv2d):
-        return []
-    applications = []
-    shape = layer.target.weight_shape
-    inner = math.prod(shape[1:])
-    for batch in BATCHES:
-        dense = 2 * batch * shape[0] * inner
-        reading = weight_bytes / profile.read_bytes_per_second
-        seconds = max(dense / profile.flops_per_second, reading) + profile.launch_seconds
-        applications.append(
-            Application(
-                batch, "materialise", forward.flops + dense, dense, forward.seconds + seconds
+    def _refuse(
+        self, tape: Tape, parts: tuple[Part, ...], needed: int, findings: Findings
+    ) -> None:
+        """Say what does not fit. Planning has allocated nothing."""
+        largest = self._largest(tape, parts)
+        findings.add(
+            errors.DoesNotFit(
+                span=self.layer.span,
+                name=self.layer.name,
+                needed=show_bytes(needed + self.parameter_bytes),
+                limit=show_bytes(self.limit.limit),
+                reason=self.limit.reason,
+                largest=f"{largest.what}, {show_bytes(largest.bytes)}",
+                budget=show_bytes(needed + self.parameter_bytes),
+                origin=largest.span,
+                origin_label="made here",
             )
         )
-    return applications
+
+
+def crossover(found: tuple[Application, ...]) -> int | None:
+    """The least batch from which on the weight is materialised, if other modes beat it before."""
+    materialised = [a.batch for a in found if a.mode == "materialise"]
+    others = [a.batch for a in found if a.mode != "materialise"]
+    after = [b for b in materialised if b > max(others, default=0)]
+    return min(after) if others and after else None

@@ -27,6 +27,18 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """The input of a layer: a batch of rows of `features` entries."""
+
+    features: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(features,), for each of the batch."""
+        return (self.features,)
+
+
+@dataclass(frozen=True, slots=True)
 class CoreTensor:
     """A trained core, by its position in `Stage.cores`, flat in its parameter's order."""
 
@@ -98,6 +110,8 @@ class Apply:
 
     `rows` is None when the operand is the state. When it is a window's matrix under
     construction, its columns are part of `right` and the result is a matrix of `rows` rows.
+    With `transposed` it is `sum_o K[o, i] X[l, o, r]`; `inner` counts what is summed over all
+    the same. With `batched` it acts on every state of a batch.
     """
 
     matrix: Ref
@@ -107,6 +121,8 @@ class Apply:
     outer: int
     right: int
     rows: int | None = None
+    batched: bool = False
+    transposed: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,16 +133,57 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """`Y[b, o] = sum_i X[b, i] M[o, i]`: a batch meets the state M, seen as a matrix."""
+
+    operand: Ref
+    matrix: Ref
+    inner: int
+    outer: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(outer,), for each of the batch."""
+        return (self.outer,)
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """`Y[l, r] = X[l, i, r]` for the slice i of the sliced index `number`, from 0."""
+
+    operand: Ref
+    number: int
+    left: int
+    size: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(left, right)."""
+        return (self.left, self.right)
+
+    @property
+    def moves_data(self) -> bool:
+        """Whether the slice is more than a view."""
+        return self.left > 1
+
+
+@dataclass(frozen=True, slots=True)
 class Arrangement:
-    """How an operand is brought into shape: viewed with these axes, then permuted."""
+    """How an operand is brought into shape: viewed with the sizes `view`, then permuted.
+
+    `moved` tells whether the entries are copied into the new order; otherwise the view is as
+    good, since matrix products take operands of any strides.
+    """
 
     view: tuple[int, ...]
     axes: tuple[int, ...]
+    moved: bool
 
     @property
     def moves_data(self) -> bool:
         """Whether the permutation is more than a view."""
-        return list(self.axes) != sorted(self.axes)
+        return self.moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +219,20 @@ class Rearrange:
         return (self.size,)
 
 
-Step = State | CoreTensor | CoreMatrix | Identity | Ones | Kron | Apply | Contract | Rearrange
+Step = (
+    State
+    | Input
+    | CoreTensor
+    | CoreMatrix
+    | Identity
+    | Ones
+    | Select
+    | Kron
+    | Apply
+    | Join
+    | Contract
+    | Rearrange
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +267,9 @@ class Note:
 class Schedule:
     """How one stage is carried out; the last step makes the outgoing state.
 
-    `kind` is "windows" or "tree"; `windows` is empty for trees. `complete` tells whether the
+    `kind` is "windows" or "tree"; `windows` is empty for trees. With `slices` the steps are
+    those of one slice, for one value of every sliced index, whose sizes these are; the results
+    of all slices are summed. `complete` tells whether the
     final parts of the windows make up the whole state: then an entry of the state can be had
     from one row of each window's matrix, without making the state.
     """
@@ -207,6 +279,7 @@ class Schedule:
     windows: tuple[Window, ...]
     complete: bool
     notes: tuple[Note, ...]
+    slices: tuple[int, ...] = ()
 
 
 def operands(step: Step) -> tuple[Ref, ...]:
@@ -214,9 +287,9 @@ def operands(step: Step) -> tuple[Ref, ...]:
     match step:
         case Kron() | Contract():
             return (step.left, step.right)
-        case Apply():
+        case Apply() | Join():
             return (step.matrix, step.operand)
-        case Rearrange():
+        case Select() | Rearrange():
             return (step.operand,)
         case _:
             return ()

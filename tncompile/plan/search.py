@@ -1,176 +1,231 @@
-"""Contraction trees: the only module that imports cotengra.
+"""Contraction paths: the only module that imports cotengra.
 
-For stages that are no row of neighbours: mixers between distant wires, hyperedges,
-diagonal roots. The search is deterministic: exhaustive up to a few tensors, else greedy
-with a fixed seed. A tree is lowered to matrix products; its permutations are shown as
-what they are, and cost.
+The objective is predicted time. `fast` is deterministic: exhaustive up to a few tensors,
+else greedy with a fixed seed, its subtrees then reconfigured. `thorough` samples for a time
+with cotengra's hyper-optimiser, which takes whatever accelerators are installed (cotengrust,
+kahypar, optuna, cmaes) and is not repeatable; who needs the same plan again stores the path.
 """
 
 from __future__ import annotations
 
 import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cotengra
+from cotengra.scoring import ExactObjective
 
-from tncompile.graph.ir import Core, CoreKind, Index, Stage
-from tncompile.plan.schedule import (
-    Arrangement,
-    Contract,
-    CoreTensor,
-    Identity,
-    Note,
-    Ones,
-    Rearrange,
-    Ref,
-    Schedule,
-    State,
-    Step,
-)
+from tncompile.graph.ir import Index
+from tncompile.plan.tree import Path
+from tncompile.plan.work import Machine, Product
 
 _EXHAUSTIVE = 8
 _REPEATS = 64
 _SEED = 0
+_CHUNK = 16  # samples between two looks at the clock
+
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A value of the tree: its step and its indices in order."""
+class Effort:
+    """How long to search: None for the deterministic search, else seconds for each stage.
 
-    ref: Ref
-    indices: tuple[Index, ...]
+    `progress` is told the part of the time that is gone.
+    """
+
+    seconds: float | None = None
+    progress: Progress | None = None
+
+
+FAST = Effort()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A path, and the indices that are summed slice by slice."""
+
+    path: Path
+    sliced: tuple[str, ...] = ()
+
+
+class PredictedTime(ExactObjective):  # type: ignore[misc]
+    """A tree's predicted time on a machine, without its copies."""
+
+    __slots__ = ("machine",)
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def cost_local_tree_node(self, tree: Any, node: Any) -> float:
+        """Seconds of the product that makes a node."""
+        left, right = tree.children[node]
+        return self._seconds(tree, node, left, right)
+
+    def score_local(self, **costs: Any) -> float:
+        """Logarithm of the picoseconds of products with these FLOPs and sizes together."""
+        flops, sizes = _sum(costs["flops"]), _sum(costs.get("size", 0))
+        seconds = flops * self._flop_seconds() + sizes * self._entry_seconds()
+        return math.log2(max(seconds * 1e12, 2.0))
+
+    def score_slice_index(self, costs: Any, index: str) -> float:
+        """Logarithm of the seconds that slicing an index saves in each slice."""
+        saved = 1.0 + costs._flop_reductions[index]
+        return math.log(saved + costs._write_reductions[index] * self._flops_per_entry())
+
+    def get_dynamic_programming_minimize(self) -> str:
+        """The combination of multiplications and entries written that is nearest to time."""
+        return f"combo-{max(1, round(self._flops_per_entry()))}"
+
+    def __call__(self, trial: dict[str, Any]) -> float:
+        """Logarithm of a whole tree's picoseconds, those of its slices included.
+
+        Picoseconds, because cotengra takes roots of scores, which must be positive.
+        """
+        tree = trial["tree"]
+        seconds = sum(self._seconds(tree, p, left, right) for p, left, right in tree.traverse())
+        # cotengra's own tuning reads these from the trial.
+        trial.update(zip(("flops", "write", "size"), _stats(tree), strict=True))
+        return math.log2(max(seconds * tree.multiplicity * 1e12, 2.0))
+
+    def _seconds(self, tree: Any, node: Any, left: Any, right: Any) -> float:
+        out, one, two = (set(tree.get_legs(n)) for n in (node, left, right))
+        sizes = tree.size_dict
+
+        def entries(indices: set[str]) -> int:
+            return math.prod(sizes[i] for i in indices)
+
+        shared = one & two
+        work = Product(
+            entries(shared & out), entries(one - two), entries(shared - out), entries(two - one)
+        )
+        return work.seconds(self.machine)
+
+    def _flop_seconds(self) -> float:
+        """Seconds of a multiplication and an addition at full speed."""
+        return 2.0 / self.machine.profile.speed(self.machine.dtype, 64, 64, 64)
+
+    def _entry_seconds(self) -> float:
+        return 2.0 * self.machine.itemsize / self.machine.profile.memory_bytes_per_second
+
+    def _flops_per_entry(self) -> float:
+        return self._entry_seconds() / self._flop_seconds()
 
 
 def contraction_path(
-    tensors: list[tuple[Index, ...]], output: tuple[Index, ...]
-) -> tuple[tuple[int, int], ...]:
-    """Pairs to contract, in single-assignment numbering: the k-th pair makes tensor n + k."""
-    if len(tensors) == 1:
-        return ()
-    # Labels longer than one character fail inside cotengra.
-    names = dict.fromkeys(i.name for legs in tensors for i in legs)
-    label = {name: cotengra.get_symbol(k) for k, name in enumerate(names)}
-    sizes = {label[i.name]: i.size for legs in tensors for i in legs}
-    optimizer = (
-        "optimal"
-        if len(tensors) <= _EXHAUSTIVE
-        else cotengra.RandomGreedyOptimizer(max_repeats=_REPEATS, seed=_SEED, parallel=False)
-    )
-    tree = cotengra.array_contract_tree(
-        [tuple(label[i.name] for i in legs) for legs in tensors],
-        tuple(label[i.name] for i in output),
-        size_dict=sizes,
-        optimize=optimizer,
-    )
-    return tuple((int(a), int(b)) for a, b in tree.get_ssa_path())
+    tensors: Sequence[tuple[Index, ...]],
+    output: tuple[Index, ...],
+    machine: Machine,
+    effort: Effort = FAST,
+    largest: int | None = None,
+) -> Found:
+    """Pairs to contract, in single-assignment numbering: the k-th pair makes tensor n + k.
 
-
-def tree_schedule(stage: Stage) -> Schedule:
-    """A stage as a contraction tree."""
-    return _Lowering(stage).run()
-
-
-class _Lowering:
-    """Lowers the pairs of a contraction path to steps."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.steps: list[Step] = []
-        self.notes: list[Note] = []
-
-    def run(self) -> Schedule:
-        """All steps of the tree."""
-        live: dict[int, _Tensor] = {}
-        if self.stage.incoming:
-            live[0] = self._leaf(State(_size(self.stage.incoming)), self.stage.incoming)
-        for number, core in enumerate(self.stage.cores):
-            live[len(live)] = self._leaf(_core_step(number, core), core.indices)
-        path = contraction_path([t.indices for t in live.values()], self.stage.outgoing)
-        count = len(live)
-        for number, (one, other) in enumerate(path):
-            left, right = live.pop(one), live.pop(other)
-            kept = {i.name for t in live.values() for i in t.indices}
-            kept |= {i.name for i in self.stage.outgoing}
-            live[count + number] = self._contract(left, right, kept)
-        (last,) = live.values()
-        self._finish(last)
-        return Schedule("tree", tuple(self.steps), (), False, tuple(self.notes))
-
-    def _add(self, step: Step) -> Ref:
-        self.steps.append(step)
-        return len(self.steps) - 1
-
-    def _note(self, text: str) -> None:
-        """Describe the step that was added last."""
-        self.notes.append(Note(len(self.steps) - 1, text))
-
-    def _leaf(self, step: Step, indices: tuple[Index, ...]) -> _Tensor:
-        return _Tensor(self._add(step), indices)
-
-    def _contract(self, left: _Tensor, right: _Tensor, kept: set[str]) -> _Tensor:
-        shared = [i for i in left.indices if i in right.indices]
-        batch = tuple(i for i in shared if i.name in kept)
-        inner = tuple(i for i in shared if i.name not in kept)
-        rows = tuple(i for i in left.indices if i not in shared)
-        columns = tuple(i for i in right.indices if i not in shared)
-        step = Contract(
-            left=left.ref,
-            right=right.ref,
-            left_arrangement=arrange(left.indices, (batch, rows, inner)),
-            right_arrangement=arrange(right.indices, (batch, inner, columns)),
-            batch=_size(batch),
-            rows=_size(rows),
-            inner=_size(inner),
-            columns=_size(columns),
-        )
-        moved = sum(a.moves_data for a in (step.left_arrangement, step.right_arrangement))
-        note = f", {moved} operand{'s' if moved > 1 else ''} permuted" if moved else ""
-        result = _Tensor(self._add(step), batch + rows + columns)
-        self._note(
-            f"contract {step.batch} x ({step.rows}, {step.inner}) ({step.inner}, {step.columns})"
-            f"{note}"
-        )
-        return result
-
-    def _finish(self, last: _Tensor) -> None:
-        arrangement = arrange(last.indices, (self.stage.outgoing,))
-        if arrangement.moves_data:
-            size = _size(last.indices)
-            self._add(Rearrange(last.ref, arrangement, size))
-            self._note(f"permute {size} entries")
-
-
-def _core_step(number: int, core: Core) -> Step:
-    match core.kind:
-        case CoreKind.ONES:
-            return Ones(core.indices[0].size)
-        case CoreKind.COPY:
-            return Identity(core.indices[0].size)
-        case _:
-            return CoreTensor(number, _size(core.indices))
-
-
-def arrange(indices: tuple[Index, ...], groups: tuple[tuple[Index, ...], ...]) -> Arrangement:
-    """How to bring indices into the order of the groups, neighbours that stay together merged.
-
-    >>> a, b, c = Index("a", 2), Index("b", 3), Index("c", 4)
-    >>> arrange((a, b, c), ((c,), (a, b)))
-    Arrangement(view=(6, 4), axes=(1, 0))
+    With `largest` the tree is sliced until no tensor but the output has more entries.
     """
-    wanted = [index for group in groups for index in group]
-    position = {index.name: k for k, index in enumerate(indices)}
-    runs: list[list[Index]] = []
-    for index in wanted:
-        if runs and position[index.name] == position[runs[-1][-1].name] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    order = sorted(range(len(runs)), key=lambda k: position[runs[k][0].name])
-    return Arrangement(
-        view=tuple(_size(tuple(runs[k])) for k in order),
-        axes=tuple(order.index(k) for k in range(len(runs))),
+    if len(tensors) == 1:
+        return Found(())
+    # Labels longer than one character fail inside cotengra.
+    names = list(dict.fromkeys(i.name for legs in tensors for i in legs))
+    label = {name: cotengra.get_symbol(k) for k, name in enumerate(names)}
+    inputs = [tuple(label[i.name] for i in legs) for legs in tensors]
+    outputs = tuple(label[i.name] for i in output)
+    sizes = {label[i.name]: i.size for legs in tensors for i in legs}
+    objective = PredictedTime(machine)
+    if effort.seconds is None:
+        tree = _fast(inputs, outputs, sizes, objective)
+    else:
+        tree = _thorough(inputs, outputs, sizes, objective, effort.seconds, effort.progress)
+    if largest is not None:
+        tree = _sliced(tree, objective, largest)
+    unlabel = dict(zip(label.values(), label, strict=True))
+    return Found(
+        path=tuple((int(a), int(b)) for a, b in tree.get_ssa_path()),
+        sliced=tuple(sorted(unlabel[i] for i in tree.sliced_inds)),
     )
 
 
-def _size(indices: tuple[Index, ...]) -> int:
-    return math.prod(i.size for i in indices)
+def _fast(
+    inputs: list[tuple[str, ...]],
+    output: tuple[str, ...],
+    sizes: dict[str, int],
+    objective: PredictedTime,
+) -> Any:
+    """The same tree every time."""
+    optimizer: Any
+    if len(inputs) <= _EXHAUSTIVE:
+        minimize = objective.get_dynamic_programming_minimize()
+        optimizer = cotengra.OptimalOptimizer(minimize=minimize)
+    else:
+        optimizer = cotengra.RandomGreedyOptimizer(
+            max_repeats=_REPEATS, seed=_SEED, parallel=False
+        )
+    tree = cotengra.array_contract_tree(inputs, output, size_dict=sizes, optimize=optimizer)
+    if len(inputs) > _EXHAUSTIVE:
+        again = tree.subtree_reconfigure(minimize=objective, seed=_SEED)
+        tree = min((tree, again), key=lambda t: objective({"tree": t}))
+    return tree
+
+
+def _thorough(
+    inputs: list[tuple[str, ...]],
+    output: tuple[str, ...],
+    sizes: dict[str, int],
+    objective: PredictedTime,
+    seconds: float,
+    progress: Progress | None,
+) -> Any:
+    """The best tree found in a time; never worse than the fast one."""
+    best = _fast(inputs, output, sizes, objective)
+    with warnings.catch_warnings():  # cotengra recommends what is not installed
+        warnings.simplefilter("ignore")
+        optimizer = cotengra.HyperOptimizer(
+            minimize=objective,
+            max_repeats=_CHUNK,
+            parallel=False,
+            reconf_opts={"minimize": objective, "seed": _SEED},
+            on_trial_error="raise",
+        )
+    begin = time.monotonic()
+    while (gone := time.monotonic() - begin) < seconds:
+        if progress is not None:
+            progress(gone / seconds)
+        optimizer.max_time = seconds - gone
+        optimizer.search(inputs, output, sizes)
+    if progress is not None:
+        progress(1.0)
+    return min((best, optimizer.best["tree"]), key=lambda t: objective({"tree": t}))
+
+
+def _sliced(tree: Any, objective: PredictedTime, largest: int) -> Any:
+    """A tree sliced and reconfigured by turns, as `slice_and_reconfigure` does, repeatably."""
+    while _largest_value(tree) > largest:
+        summed = set(tree.size_dict) - set(tree.output) - set(tree.sliced_inds)
+        if not any(tree.size_dict[i] > 1 for i in summed):
+            break
+        tree = tree.slice(
+            target_slices=2, minimize=objective, allow_outer=False, temperature=0.0, seed=_SEED
+        )
+        tree = tree.subtree_reconfigure(minimize=objective, seed=_SEED)
+    return tree
+
+
+def _largest_value(tree: Any) -> int:
+    """Entries of the largest value that is made on the way to the result."""
+    made = (node for node, _, _ in tree.traverse() if node != tree.root)
+    return max((int(tree.get_size(node)) for node in made), default=0)
+
+
+def _stats(tree: Any) -> tuple[int, int, int]:
+    stats = tree.contract_stats()
+    return stats["flops"], stats["write"], stats["size"]
+
+
+def _sum(costs: Any) -> float:
+    try:
+        return float(sum(costs))
+    except TypeError:
+        return float(costs)

@@ -43,9 +43,9 @@ def _layer(plan: LayerPlan) -> dict[str, Any]:
             {
                 "batch": a.batch,
                 "mode": a.mode,
-                "flops": a.flops,
-                "dense_flops": a.dense_flops,
-                "seconds": a.seconds,
+                "flops": a.use(a.mode).forward.flops,
+                "dense_flops": a.dense.flops,
+                "seconds": a.use(a.mode).forward.seconds,
             }
             for a in plan.applications
         ],
@@ -60,9 +60,9 @@ def _stage(plan: StagePlan) -> dict[str, Any]:
         "wires_out": len(stage.outgoing),
         "cores": trained_core_count(stage),
         "activation": None if stage.activation is None else stage.activation.name,
-        "flops": plan.cost.flops,
-        "bytes_written": plan.cost.bytes_written,
-        "peak_bytes": plan.cost.peak_bytes,
+        "flops": plan.forward.flops,
+        "bytes_written": plan.forward.bytes_written,
+        "peak_bytes": plan.forward.peak_bytes,
         "kind": plan.schedule.kind,
         "schedule": [note.text for note in plan.schedule.notes],
     }

@@ -1,0 +1,261 @@
+"""Applying a layer to a batch: materialise, contract or stream, and what each takes.
+
+`materialise` generates the weight and uses it; `contract` never makes it; `stream` makes and
+uses blocks of its rows. Costs leave the input and the output out, which no mode can avoid;
+in training they count the forward and the backward pass together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tncompile.graph.ir import Layer
+from tncompile.graph.targets import Conv2d, Linear
+from tncompile.plan.contract import Halves, contract_schedule, halves
+from tncompile.plan.cuts import Sweep, swept_sections, window_schedule
+from tncompile.plan.generator import generator_tape, parameter_entries
+from tncompile.plan.memory import Part, Segment, run_segment
+from tncompile.plan.results import Application, Cost, Use
+from tncompile.plan.rows import Row
+from tncompile.plan.schedule import Apply, Schedule
+from tncompile.plan.tape import Tape, add_steps
+from tncompile.plan.work import Machine, Pass, Product, Work, total
+
+MODES = ("materialise", "contract", "stream")
+# Entries of a block of the weight: small enough to stay in memory that is mapped already.
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Generating:
+    """What applying needs to know of generating: both passes, and the hidden stages."""
+
+    forward: Cost
+    backward: Cost
+    hidden: tuple[Schedule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A window plan whose last window is cut into blocks of `rows` rows of the weight."""
+
+    schedule: Schedule
+    rows: int
+
+
+def matrix_shape(layer: Layer) -> tuple[int, int] | None:
+    """The weight as a matrix (outputs, inputs of one output); None where nothing is applied."""
+    if not isinstance(layer.target, Linear | Conv2d):
+        return None
+    shape = layer.target.weight_shape
+    return shape[0], math.prod(shape[1:])
+
+
+def find_contract(
+    layer: Layer, machine: Machine, batches: Sequence[int], hidden: tuple[Schedule, ...]
+) -> Schedule | str:
+    """The schedule in contract mode that is best over all batch sizes, or why there is none."""
+    found = halves(layer)
+    if isinstance(found, str):
+        return found
+    schedules = dict.fromkeys(_contracted(layer, found, b, machine) for b in batches)
+
+    def badness(schedule: Schedule) -> float:
+        seconds = (_contract(layer, schedule, b, machine, hidden)[1].seconds for b in batches)
+        return sum(math.log(s) for s in seconds)
+
+    return min(schedules, key=badness)
+
+
+def _contracted(layer: Layer, parts: Halves, batch: int, machine: Machine) -> Schedule:
+    return contract_schedule(layer, parts, batch, machine)
+
+
+def find_stream(layer: Layer, machine: Machine, rows: int | None = None) -> Stream | str:
+    """The plan that makes the weight in blocks of rows, or why there is none.
+
+    `rows` None chooses blocks that stay in memory that is already mapped.
+    """
+    shape = matrix_shape(layer)
+    if shape is None:
+        return "there is no input"
+    if isinstance(layer.target, Conv2d) and layer.target.groups > 1:
+        return "groups take blocks of their own"
+    row = Row.of(layer.stages[-1])
+    if row is None:
+        return "the last layer is no row of neighbours"
+    rows = min(shape[0], rows or max(1, _BLOCK // shape[1]))
+    sections = swept_sections(row, machine, Sweep(largest_right=rows * shape[1]))
+    if sections is None:
+        return "the leftmost core makes more than a block"
+    schedule = window_schedule(layer.stages[-1], sections)
+    last = schedule.steps[-1]
+    if not isinstance(last, Apply) or last.left != 1 or last.rows is not None:
+        return "one matrix makes the whole weight"
+    return Stream(schedule, rows)
+
+
+def applications(
+    layer: Layer,
+    machine: Machine,
+    batches: Sequence[int],
+    generating: Generating,
+    contract: Schedule | None,
+    stream: Stream | None,
+    limit: int,
+) -> tuple[Application, ...]:
+    """All modes for every batch size; none where nothing is applied. `limit` is in bytes."""
+    shape = matrix_shape(layer)
+    if shape is None:
+        return ()
+    found = []
+    for batch in batches:
+        dense, training = dense_costs(shape, batch, machine)
+        uses = [_use("materialise", _materialise(generating, dense, training), limit)]
+        if contract is not None:
+            costs = _contract(layer, contract, batch, machine, generating.hidden)
+            uses.append(_use("contract", costs, limit))
+        if stream is not None:
+            costs = stream_costs(layer, stream, shape, batch, machine, generating.hidden)
+            uses.append(_use("stream", costs, limit))
+        fitting = [use for use in uses if use.fits] or uses
+        found.append(
+            Application(
+                batch=batch,
+                dense=dense,
+                dense_training=training,
+                uses=tuple(uses),
+                mode=min(fitting, key=lambda use: use.forward.seconds).mode,
+                training_mode=min(fitting, key=lambda use: use.training.seconds).mode,
+            )
+        )
+    return tuple(found)
+
+
+def _use(mode: str, costs: tuple[Cost, Cost], limit: int) -> Use:
+    return Use(mode, *costs, fits=costs[1].peak_bytes <= limit)
+
+
+def dense_costs(shape: tuple[int, int], batch: int, machine: Machine) -> tuple[Cost, Cost]:
+    """The dense layer: forward, and forward with backward. Its weight is a parameter."""
+    outputs, inputs = shape
+    forward = [Product(1, batch, inputs, outputs)]
+    backward = [Product(1, batch, outputs, inputs), Product(1, outputs, batch, inputs)]
+    gradient = outputs * inputs * machine.itemsize
+    return total(forward, machine), total(forward + backward, machine, gradient)
+
+
+def _materialise(generating: Generating, dense: Cost, training: Cost) -> tuple[Cost, Cost]:
+    """Generate, then use; `peak` is that of generating, which holds weight and gradient."""
+    both = generating.forward.then(generating.backward).then(training)
+    peak = max(generating.forward.peak_bytes, generating.backward.peak_bytes)
+    return generating.forward.then(dense), replace(both, peak_bytes=peak)
+
+
+def _contract(
+    layer: Layer,
+    schedule: Schedule,
+    batch: int,
+    machine: Machine,
+    hidden: tuple[Schedule, ...],
+) -> tuple[Cost, Cost]:
+    tape, parts = generator_tape(layer, hidden)
+    begin = len(tape.ops)
+    state = parts[-1].result if parts else None
+    made = add_steps(tape, schedule.steps, state, batch)
+    tape.outside.add(made[-1])
+    last = layer.stages[-1]
+    part = Part(
+        stage=last.number,
+        ops=tuple(tape.ops[begin:]),
+        incoming=state,
+        result=made[-1],
+        held=frozenset(made[w.matrix] for w in schedule.windows),
+        gradients=parameter_entries(layer, last),
+    )
+    forward = [work for op in tape.ops for work in op.forward]
+    backward = [work for op in tape.ops for work in op.backward]
+    whole = (*parts, part)
+    return (
+        total(forward, machine, _peak(_segment(tape, whole, machine, keep=False), "forward")),
+        total(forward + backward, machine, _peak(_segment(tape, whole, machine), "both")),
+    )
+
+
+def stream_costs(
+    layer: Layer,
+    stream: Stream,
+    shape: tuple[int, int],
+    batch: int,
+    machine: Machine,
+    hidden: tuple[Schedule, ...],
+) -> tuple[Cost, Cost]:
+    """Blocks of rows, each made and used, and made again in the backward pass."""
+    outputs, inputs = shape
+    tape, parts = generator_tape(layer, hidden)
+    begin = len(tape.ops)
+    state = parts[-1].result if parts else None
+    made = add_steps(tape, stream.schedule.steps[:-1], state)
+    last = stream.schedule.steps[-1]
+    assert isinstance(last, Apply)
+    operand, matrix = made[last.operand], made[last.matrix]
+    stage = layer.stages[-1]
+    part = Part(
+        stage=stage.number,
+        ops=tuple(tape.ops[begin:]),
+        incoming=state,
+        result=operand,
+        held=frozenset({matrix, *(made[w.matrix] for w in stream.schedule.windows[:-1])}),
+        gradients=parameter_entries(layer, stage),
+    )
+    whole = (*parts, part)
+    size = machine.itemsize
+    blocks = -(-outputs // stream.rows)
+    # A block of rows takes in the whole rows of the matrix that reach into it.
+    tall = min(last.outer, -(-stream.rows * inputs // last.right) + (last.right > 1))
+    block = tall * last.right
+    make = Product(1, tall, last.inner, last.right)
+    apply = Product(1, batch, inputs, stream.rows)
+    forward: list[Work] = [w for op in tape.ops for w in op.forward] + [make, apply] * blocks
+    adjoint: list[Work] = [
+        make,
+        Product(1, batch, stream.rows, inputs),
+        Product(1, stream.rows, batch, inputs),
+        Product(1, tall, last.right, last.inner),
+        Product(1, last.inner, tall, last.right),
+        Pass(2 * last.inner * last.right, last.inner * last.right),
+        Pass(2 * batch * inputs, batch * inputs),
+    ]
+    backward: list[Work] = [w for op in tape.ops for w in op.backward] + adjoint * blocks
+    idle = _segment(tape, whole, machine, keep=False)
+    kept = _segment(tape, whole, machine)
+    standing = (tape.sizes[operand] + tape.sizes[matrix]) * size
+    saved = sum(s.saved for s in kept)
+    alive = max(_peak(idle, "forward"), standing + block * size)
+    # In the backward pass a block, its gradient (padded where it does not begin with a row),
+    # and the gradients of what makes it, twice while they are added up.
+    gradients = 2 * (tape.sizes[operand] + tape.sizes[matrix]) * size
+    training = max(_peak(kept, "both"), saved + standing + 3 * block * size + gradients)
+    return total(forward, machine, alive), total(forward + backward, machine, training)
+
+
+def _segment(
+    tape: Tape, parts: tuple[Part, ...], machine: Machine, keep: bool = True
+) -> tuple[Segment, ...]:
+    if not keep:
+        return (run_segment(tape, parts, machine.itemsize, True, None),)
+    return tuple(run_segment(tape, (p,), machine.itemsize, False, None) for p in parts)
+
+
+def _peak(segments: tuple[Segment, ...], phase: str) -> int:
+    """Most bytes alive, in the forward pass or in either."""
+    highest = before = 0
+    for segment in segments:
+        highest = max(highest, before + segment.forward_peak)
+        if phase == "both":
+            highest = max(highest, before + segment.backward_peak)
+        before += segment.saved
+    return highest
+

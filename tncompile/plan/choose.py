@@ -1,0 +1,142 @@
+"""The schedule of a stage: candidates, compared by predicted time.
+
+A window plan, every core by itself, and a contraction tree compete. Costs come from the tape
+of each; what a search has found once is kept in a cache and in emitted modules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tncompile.graph.ir import Stage
+from tncompile.plan.cache import Cache, Entry
+from tncompile.plan.cuts import best_sections, single_sections, steps_seconds
+from tncompile.plan.decision import Decision, key, numbered
+from tncompile.plan.results import Candidate
+from tncompile.plan.rows import Row
+from tncompile.plan.schedule import Schedule
+from tncompile.plan.tree import tensors
+from tncompile.plan.work import Machine, Pass
+
+Progress = Callable[[float], None]  # is told the part of a search that is done
+
+# A tree is searched for where windows take this much longer than writing the result alone,
+# and long enough for the search to pay.
+_ROOM_TO_WIN = 1.5
+_WORTH_A_SEARCH = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The decision about a stage, its schedule, and the candidates, the chosen one first."""
+
+    key: str
+    decision: Decision
+    schedule: Schedule
+    candidates: tuple[Candidate, ...]
+    reason: str
+
+
+@dataclass(slots=True)
+class Chooser:
+    """Chooses the schedules of stages, each network once.
+
+    `stored` are decisions of an earlier run, by their keys; they beat the cache and a search.
+    """
+
+    machine: Machine
+    cache: Cache
+    seconds: float | None = None  # of searching for each stage; None for the fast search
+    progress: Progress | None = None
+    stored: Mapping[str, Decision] = field(default_factory=dict)
+    found: dict[str, Entry] = field(default_factory=dict)
+
+    @property
+    def effort(self) -> str:
+        """The effort by name; how long a thorough search took does not make it another one."""
+        return "fast" if self.seconds is None else "thorough"
+
+    def choose(self, stage: Stage, largest: int | None = None) -> Choice:
+        """The fastest candidate; trees sliced to tensors of at most `largest` entries."""
+        name = key(stage, self.machine, self.effort, largest)
+        entry = self._known(name, stage)
+        if entry is None:
+            entry = self._search(stage, largest)
+            self.cache.put(name, entry)
+        self.found[name] = entry
+        schedule = entry.decision.schedule(stage, self.machine)
+        return Choice(name, entry.decision, schedule, entry.candidates, entry.reason)
+
+    def _known(self, name: str, stage: Stage) -> Entry | None:
+        """What is known under a key, and valid."""
+        entry = self.found.get(name)
+        if entry is None and name in self.stored:
+            decision = self.stored[name]
+            try:
+                seconds = _seconds(decision.schedule(stage, self.machine), self.machine)
+            except ValueError:
+                return None
+            kind = "windows" if decision.path is None else "tree"
+            entry = Entry(decision, (Candidate(kind, seconds),), "as stored in the module")
+        if entry is None:
+            entry = self.cache.get(name)
+        try:
+            if entry is not None:
+                entry.decision.schedule(stage, self.machine)
+        except ValueError as error:
+            self.cache.warn_corrupt(name, str(error))
+            return None
+        return entry
+
+    def _search(self, stage: Stage, largest: int | None) -> Entry:
+        ways: list[tuple[Candidate, Decision]] = []
+        reason = ""
+        row = Row.of(stage)
+        if row is not None and largest is None:
+            for kind, sections in (
+                ("windows", best_sections(row, self.machine)),
+                ("core by core", single_sections(row)),
+            ):
+                decision = Decision(sections)
+                if decision not in [d for _, d in ways]:
+                    seconds = _seconds(decision.schedule(stage, self.machine), self.machine)
+                    ways.append((Candidate(kind, seconds), decision))
+            reason = self._not_worth_it(stage, ways[0][0].seconds)
+        if not reason:
+            decision = self._tree(stage, largest)
+            schedule = decision.schedule(stage, self.machine)
+            ways.append((Candidate("tree", _seconds(schedule, self.machine)), decision))
+        ways.sort(key=lambda way: way[0].seconds)
+        return Entry(ways[0][1], tuple(candidate for candidate, _ in ways), reason)
+
+    def _not_worth_it(self, stage: Stage, seconds: float) -> str:
+        """Why no tree is searched for; empty where one is."""
+        if self.seconds is not None:
+            return ""
+        if seconds <= _WORTH_A_SEARCH:
+            return "no tree was searched for: there is less than a millisecond to win"
+        entries = math.prod(i.size for i in stage.outgoing)
+        if seconds <= _ROOM_TO_WIN * 2 * Pass(0, entries).seconds(self.machine):
+            return (
+                f"no tree was searched for: windows take less than {_ROOM_TO_WIN:g} times what"
+                " writing the result and reading its gradient take"
+            )
+        return ""
+
+    def _tree(self, stage: Stage, largest: int | None) -> Decision:
+        # cotengra is imported where it is needed: most stages do not.
+        from tncompile.plan.search import Effort, contraction_path
+
+        effort = Effort(self.seconds, self.progress)
+        found = contraction_path(
+            tensors(stage), stage.outgoing, self.machine, effort, largest
+        )
+        number = numbered(stage)
+        return Decision(path=found.path, sliced=tuple(number[n] for n in found.sliced))
+
+
+def _seconds(schedule: Schedule, machine: Machine) -> float:
+    """Predicted seconds of a forward and a backward pass."""
+    return steps_seconds(schedule.steps, machine) * math.prod(schedule.slices)

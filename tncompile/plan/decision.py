@@ -1,0 +1,160 @@
+"""A decision: all that it takes to make a schedule again.
+
+Searches are long and may differ from run to run; decisions are short. They are what the plan
+cache and emitted modules store, under a key over everything that a search depends on: the
+network with its indices named by their order, the objective, the budget, the device, the
+versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from tncompile.graph.ir import Stage
+from tncompile.plan.cuts import Section, window_schedule
+from tncompile.plan.rows import Row
+from tncompile.plan.schedule import Schedule
+from tncompile.plan.tree import Path, tensors, tree_schedule
+from tncompile.plan.work import Machine
+
+# Raised whenever the same decision or the same search would give another schedule.
+PLANNER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A window plan by its sections, or a tree by its path and its sliced indices.
+
+    Indices are numbered by their first appearance in the stage.
+    """
+
+    sections: tuple[Section, ...] = ()
+    path: Path | None = None
+    sliced: tuple[int, ...] = ()
+
+    def schedule(self, stage: Stage, machine: Machine) -> Schedule:
+        """The schedule of a stage.
+
+        Raises:
+            ValueError: this is no decision about this stage.
+        """
+        if self.path is None:
+            _check_sections(self.sections, stage)
+            return window_schedule(stage, self.sections)
+        _check_path(self.path, len(tensors(stage)))
+        names = list(numbered(stage))
+        if not all(0 <= k < len(names) for k in self.sliced):
+            raise ValueError("a sliced index does not exist")
+        return tree_schedule(stage, self.path, machine, [names[k] for k in self.sliced])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        if self.path is not None:
+            return {"path": [list(p) for p in self.path], "sliced": list(self.sliced)}
+        cuts = [[s.low, s.high, [list(c) for c in s.cuts]] for s in self.sections]
+        return {"sections": cuts}
+
+    @staticmethod
+    def from_json(data: object) -> Decision:
+        """The decision that `to_json` wrote.
+
+        Raises:
+            ValueError: it did not.
+        """
+        match data:
+            case {"path": list(path), "sliced": list(sliced)}:
+                return Decision(
+                    path=tuple(_pair(p) for p in path), sliced=tuple(_number(k) for k in sliced)
+                )
+            case {"sections": list(sections)}:
+                return Decision(sections=tuple(_section(s) for s in sections))
+            case _:
+                raise ValueError("neither a path nor sections")
+
+
+def numbered(stage: Stage) -> Mapping[str, int]:
+    """The indices of a stage, numbered by their first appearance."""
+    legs = (*tensors(stage), stage.outgoing)
+    names = dict.fromkeys(i.name for indices in legs for i in indices)
+    return {name: k for k, name in enumerate(names)}
+
+
+def key(stage: Stage, machine: Machine, effort: str, largest: int | None) -> str:
+    """The key of a search: equal for equal networks, whatever their names."""
+    number = numbered(stage)
+    sizes = {number[i.name]: i.size for legs in (*tensors(stage), stage.outgoing) for i in legs}
+    network = {
+        "incoming": [number[i.name] for i in stage.incoming],
+        "cores": [
+            [str(core.kind), [number[i.name] for i in core.indices], [number[n] for n in core.inputs]]
+            for core in stage.cores
+        ],
+        "outgoing": [number[i.name] for i in stage.outgoing],
+        "sizes": [sizes[k] for k in range(len(sizes))],
+    }
+    parts = {
+        "network": network,
+        "objective": "forward and backward time",
+        "effort": effort,
+        "largest": largest,
+        "dtype": machine.dtype,
+        "profile": asdict(machine.profile),
+        "versions": [PLANNER, version("tncompile"), version("cotengra")],
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _check_sections(sections: tuple[Section, ...], stage: Stage) -> None:
+    row = Row.of(stage)
+    if row is None:
+        raise ValueError("the stage is no row of wires")
+    done = 0
+    for section in sections:
+        if section.low < done or section.high <= section.low:
+            raise ValueError("sections out of order")
+        if any(a.depth in range(done, section.low) for a in row.actions):
+            raise ValueError("sections leave out a core")
+        done = section.high
+        end = len(row.section(section.low, section.high).sources)
+        for first, behind in section.cuts:
+            if behind != end or not 0 <= first < behind:
+                raise ValueError("blocks do not follow on each other")
+            end = first
+        if end:
+            raise ValueError("blocks do not cover the row")
+    if any(a.depth >= done for a in row.actions):
+        raise ValueError("sections leave out a core")
+
+
+def _check_path(path: Path, count: int) -> None:
+    live = set(range(count))
+    for number, (one, other) in enumerate(path, start=count):
+        if one == other or not {one, other} <= live:
+            raise ValueError("a pair that is not there")
+        live = live - {one, other} | {number}
+    if len(live) != 1:
+        raise ValueError("a path that does not end in one tensor")
+
+
+def _number(data: object) -> int:
+    if type(data) is not int:
+        raise ValueError("not a number")
+    return data
+
+
+def _pair(data: object) -> tuple[int, int]:
+    if not isinstance(data, list) or len(data) != 2:
+        raise ValueError("not a pair")
+    return _number(data[0]), _number(data[1])
+
+
+def _section(data: object) -> Section:
+    if not isinstance(data, list) or len(data) != 3 or not isinstance(data[2], list):
+        raise ValueError("not a section")
+    return Section(_number(data[0]), _number(data[1]), tuple(_pair(c) for c in data[2]))

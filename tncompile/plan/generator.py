@@ -1,0 +1,71 @@
+"""A layer's generator on one tape: every stage with its activation, then the crop.
+
+Enters: a layer and the schedules of its stages. Leaves: its tape in parts, one a stage, and
+the work of its forward and backward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tncompile.graph.ir import Layer, Stage
+from tncompile.plan.elementwise import add_activation
+from tncompile.plan.memory import Part
+from tncompile.plan.schedule import Schedule
+from tncompile.plan.tape import Storage, Tape, add_steps
+from tncompile.plan.work import Pass, Work
+
+
+def generator_tape(layer: Layer, schedules: Sequence[Schedule]) -> tuple[Tape, tuple[Part, ...]]:
+    """All stages of a layer on a tape, as many as there are schedules."""
+    tape = Tape()
+    parts: list[Part] = []
+    state: Storage | None = None
+    for stage, schedule in zip(layer.stages, schedules, strict=False):
+        part = stage_part(tape, layer, stage, schedule, state)
+        state = part.result
+        parts.append(part)
+    return tape, tuple(parts)
+
+
+def stage_part(
+    tape: Tape, layer: Layer, stage: Stage, schedule: Schedule, state: Storage | None
+) -> Part:
+    """One stage and the activation after it, on a tape."""
+    begin = len(tape.ops)
+    made = add_steps(tape, schedule.steps, state)
+    result = made[-1]
+    if stage.activation is not None:
+        result = add_activation(tape, stage.activation, result)
+    return Part(
+        stage=stage.number,
+        ops=tuple(tape.ops[begin:]),
+        incoming=state,
+        result=result,
+        held=frozenset(made[window.matrix] for window in schedule.windows),
+        gradients=parameter_entries(layer, stage),
+    )
+
+
+def parameter_entries(layer: Layer, stage: Stage) -> int:
+    """Entries of the parameters of a stage and of its activation."""
+    learnt = () if stage.activation is None else stage.activation.parameters
+    own = (p for p in layer.parameters if p.stage == stage.number)
+    return sum(p.size for p in own) + sum(p.size for p in learnt)
+
+
+def part_works(part: Part) -> tuple[list[Work], list[Work]]:
+    """The work of a part, forward and backward.
+
+    The gradients of a stage's cores are stacked to those of its parameters.
+    """
+    forward = [work for op in part.ops for work in op.forward]
+    backward = [work for op in reversed(part.ops) for work in op.backward]
+    return forward, [*backward, Pass(part.gradients, part.gradients)]
+
+
+def crop_works(layer: Layer) -> list[Work]:
+    """The gradient of a cropped weight is padded with zeros first."""
+    if not layer.modes.padding:
+        return []
+    return [Pass(layer.modes.entries, layer.modes.generated)]

@@ -1,0 +1,42 @@
+"""How many bytes a layer may keep alive, and who says so."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that generating a layer may keep alive, and who says so.
+
+    `training` tells whether the limit is for a forward and a backward pass together, as a
+    budget is; a machine's own memory limits what it can at least infer with.
+    """
+
+    limit: int
+    reason: str
+    training: bool = True
+
+
+def machine_memory() -> Memory:
+    """The physical memory of this machine."""
+    try:
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system: 64-bit addresses
+        limit = 2**47
+    return Memory(limit, "this machine's memory", training=False)
+
+
+def show_bytes(number: int) -> str:
+    """Bytes in a binary unit, rounded up so that the number shown suffices as a budget.
+
+    >>> show_bytes(64), show_bytes(2**26), show_bytes(2**26 + 1)
+    ('64B', '64MiB', '64.01MiB')
+    """
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= size:
+            hundredths = -(-number * 100 // size)
+            whole, part = divmod(hundredths, 100)
+            return f"{whole}.{part:02}".rstrip("0").rstrip(".") + unit
+    return f"{number}B"

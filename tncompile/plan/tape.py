@@ -1,0 +1,232 @@
+"""What the emitted module does, operation by operation: a tape, as autograd writes one.
+
+Enters: schedules and activations. Leaves: a `Tape` of operations over storages, each with
+the work of its forward and its backward pass, what it keeps for the latter, and what it
+allocates. Costs are sums over the tape and memory is its liveness (`memory`); tests compare
+both with what PyTorch executes and allocates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tncompile.plan.schedule import (
+    Apply,
+    Arrangement,
+    Contract,
+    CoreMatrix,
+    CoreTensor,
+    Identity,
+    Input,
+    Join,
+    Kron,
+    Ones,
+    Rearrange,
+    Select,
+    State,
+    Step,
+)
+from tncompile.plan.work import Pass, Product, Work
+
+Storage = int
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation. `gradients` are the entries allocated for the gradient of each of
+    `reads`: 0 where it is a view of the result's gradient, or where none is taken.
+
+    `scratch` and `backward_scratch` are entries alive only while the operation runs; `holds`
+    are storages that the caller still has a name for; `mask` is a result of one byte an
+    entry, kept for the backward pass.
+    """
+
+    label: str
+    reads: tuple[Storage, ...]
+    makes: Storage
+    forward: tuple[Work, ...]
+    backward: tuple[Work, ...]
+    gradients: tuple[int, ...]
+    saves: tuple[Storage, ...] = ()
+    holds: tuple[Storage, ...] = ()
+    mask: int = 0
+    scratch: int = 0
+    backward_scratch: int = 0
+
+
+@dataclass(slots=True)
+class Tape:
+    """Operations in order, and the storages that they work on.
+
+    `cores` are the storages of trained numbers, with the core each belongs to (-1: of an
+    activation): their bytes are counted apart, their gradients are not.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    trained: list[bool] = field(default_factory=list)  # whether a gradient flows to it
+    cores: dict[Storage, int] = field(default_factory=dict)
+    outside: set[Storage] = field(default_factory=set)  # inputs and outputs, counted apart
+
+    def storage(self, size: int, trained: bool) -> Storage:
+        """A new storage of `size` entries."""
+        self.sizes.append(size)
+        self.trained.append(trained)
+        return len(self.sizes) - 1
+
+    def core(self, number: int, size: int) -> Storage:
+        """A storage of trained numbers, of a stage's core."""
+        made = self.storage(size, True)
+        self.cores[made] = number
+        return made
+
+    def constant(self, label: str, size: int) -> Storage:
+        """A constant, written anew."""
+        made = self.storage(size, False)
+        self.ops.append(Op(label, (), made, (Pass(0, size),), (), ()))
+        return made
+
+    def product(
+        self, label: str, work: Product, left: Storage, right: Storage, spread: int = 1
+    ) -> Storage:
+        """A matrix product; `spread` counts the copies of the left operand over a batch."""
+        b, m, k, n = work.batch, work.rows, work.inner, work.columns
+        trained = self.trained[left], self.trained[right]
+        backward: list[Work] = []
+        scratch = 0
+        if trained[0]:
+            backward.append(Product(b, m, n, k))
+            if spread > 1:
+                backward.append(Pass(b * m * k, m * k, b * m * k))
+                scratch = b * m * k
+        if trained[1]:
+            backward.append(Product(b, k, m, n, work.expanded))
+        made = self.storage(work.written, any(trained))
+        self.ops.append(
+            Op(
+                label,
+                (left, right),
+                made,
+                (work,),
+                tuple(backward),
+                tuple(self.sizes[x] * t for x, t in zip((left, right), trained, strict=True)),
+                saves=tuple(x for x, t in zip((right, left), trained, strict=True) if t),
+                backward_scratch=scratch,
+            )
+        )
+        return made
+
+    def kron(self, label: str, left: Storage, right: Storage) -> Storage:
+        """All products of an entry of one and an entry of the other."""
+        size = self.sizes[left] * self.sizes[right]
+        trained = self.trained[left], self.trained[right]
+        backward: list[Work] = []
+        for operand, has in zip((left, right), trained, strict=True):
+            if has:  # the whole product, then its sum
+                backward += [Pass(2 * size, size, size), Pass(size, self.sizes[operand], size)]
+        made = self.storage(size, any(trained))
+        self.ops.append(
+            Op(
+                label,
+                (left, right),
+                made,
+                (Pass(self.sizes[left] + self.sizes[right], size, size),),
+                tuple(backward),
+                tuple(self.sizes[x] * t for x, t in zip((left, right), trained, strict=True)),
+                saves=tuple(x for x, t in zip((right, left), trained, strict=True) if t),
+                backward_scratch=size * sum(trained),
+            )
+        )
+        return made
+
+    def copy(self, label: str, operand: Storage) -> Storage:
+        """The same entries in another order."""
+        size = self.sizes[operand]
+        work = (Pass(size, size),)
+        trained = self.trained[operand]
+        made = self.storage(size, trained)
+        self.ops.append(
+            Op(label, (operand,), made, work, work if trained else (), (size * trained,))
+        )
+        return made
+
+    def select(self, operand: Storage, size: int, moves: bool) -> Storage:
+        """A slice of an operand; its gradient is padded with zeros."""
+        trained = self.trained[operand]
+        made = self.storage(size, trained)
+        work = (Pass(size, size),) if moves else ()
+        full = self.sizes[operand] * trained
+        backward = (Pass(size, full),) if trained else ()
+        self.ops.append(Op("slice", (operand,), made, work, backward, (full,)))
+        return made
+
+
+def add_steps(
+    tape: Tape, steps: Sequence[Step], state: Storage | None = None, batch: int = 1
+) -> tuple[Storage, ...]:
+    """Carry out steps on a tape; the storage of each value.
+
+    `state` is the storage of the incoming state, a new one if None; `batch` the number of
+    inputs of a layer.
+    """
+    made: list[Storage] = []
+    for step in steps:
+        match step:
+            case State():
+                if state is None:
+                    state = tape.storage(step.size, True)
+                made.append(state)
+            case Input():
+                made.append(tape.storage(batch * step.features, True))
+                tape.outside.add(made[-1])
+            case CoreTensor():
+                made.append(tape.core(step.core, step.size))
+            case CoreMatrix():
+                made.append(tape.core(step.core, step.rows * step.columns))
+            case Identity() | Ones():
+                made.append(tape.constant("constant", math.prod(step.shape)))
+            case _:
+                made.append(_add_step(tape, step, made, batch))
+    return tuple(made)
+
+
+def _add_step(tape: Tape, step: Step, made: Sequence[Storage], batch: int) -> Storage:
+    match step:
+        case Kron():
+            return tape.kron("matrix", made[step.left], made[step.right])
+        case Apply():
+            label = "window" if step.rows is None else "matrix"
+            times = batch if step.batched else 1
+            return _apply(tape, label, step, made[step.matrix], made[step.operand], times)
+        case Select():
+            return tape.select(made[step.operand], step.left * step.right, step.moves_data)
+        case Join():
+            work = Product(1, batch, step.inner, step.outer)
+            return tape.product("join", work, made[step.operand], made[step.matrix])
+        case Contract():
+            left = _arranged(tape, made[step.left], step.left_arrangement)
+            right = _arranged(tape, made[step.right], step.right_arrangement)
+            work = Product(step.batch, step.rows, step.inner, step.columns)
+            return tape.product("contract", work, left, right)
+        case Rearrange():
+            return _arranged(tape, made[step.operand], step.arrangement)
+        case _:
+            raise AssertionError(f"{type(step).__name__} reads nothing")
+
+
+def _apply(
+    tape: Tape, label: str, step: Apply, matrix: Storage, operand: Storage, times: int
+) -> Storage:
+    left, inner, outer, right = times * step.left, step.inner, step.outer, step.right
+    if right == 1:  # X K^T: the state's rows on the left
+        return tape.product(label, Product(1, left, inner, outer), operand, matrix)
+    if left == 1:
+        return tape.product(label, Product(1, outer, inner, right), matrix, operand)
+    work = Product(left, outer, inner, right, expanded=True)
+    return tape.product(label, work, matrix, operand, spread=left)
+
+
+def _arranged(tape: Tape, operand: Storage, arrangement: Arrangement) -> Storage:
+    return tape.copy("copy", operand) if arrangement.moves_data else operand

@@ -1,0 +1,259 @@
+"""Contraction trees as schedules: matrix products on views, in the best orders of indices.
+
+Enters: a stage, the pairs to contract, and the indices that are sliced. A product takes
+operands of any strides as long as each of its groups of indices (batch, rows, inner) lies
+together; what does not is copied first, and costs. The result's order is free, up to which
+operand's indices come first: orders are chosen over the whole tree by dynamic programming.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tncompile.graph.ir import Core, CoreKind, Index, Stage
+from tncompile.plan.schedule import (
+    Arrangement,
+    Contract,
+    CoreTensor,
+    Identity,
+    Note,
+    Ones,
+    Rearrange,
+    Ref,
+    Schedule,
+    Select,
+    State,
+    Step,
+)
+from tncompile.plan.work import Machine, Pass, Product
+
+Path = tuple[tuple[int, int], ...]
+Indices = tuple[Index, ...]
+# Orders that are followed for each value of a tree.
+_ORDERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two operands contracted: which indices are batch, rows, inner, columns."""
+
+    batch: Indices
+    inner: Indices
+    left: Arrangement
+    right: Arrangement
+    result: Indices
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A value of the tree in one order, and the ways of its operands."""
+
+    indices: Indices
+    seconds: float
+    leaf: int | None = None
+    operands: tuple[_Way, _Way] | None = None
+    pair: _Pair | None = None
+
+
+def tensors(stage: Stage) -> list[Indices]:
+    """The tensors of a stage as a path counts them: the incoming state first, if any."""
+    state = [stage.incoming] if stage.incoming else []
+    return state + [core.indices for core in stage.cores]
+
+
+def tree_schedule(
+    stage: Stage, path: Path, machine: Machine, sliced: Sequence[str] = ()
+) -> Schedule:
+    """A stage as a contraction tree.
+
+    The k-th pair of `path` makes tensor n + k of n; `sliced` names indices that are summed
+    slice by slice.
+    """
+    legs = [tuple(i for i in t if i.name not in sliced) for t in tensors(stage)]
+    ways: dict[int, list[_Way]] = {k: [_Way(t, 0.0, leaf=k)] for k, t in enumerate(legs)}
+    outgoing = {i.name for i in stage.outgoing}
+    for number, (one, other) in enumerate(path, start=len(legs)):
+        left, right = ways.pop(one), ways.pop(other)
+        kept = outgoing | {i.name for w in ways.values() for i in w[0].indices}
+        ways[number] = _contracted(left, right, kept, machine)
+    (last,) = ways.values()
+    best = min(last, key=lambda way: way.seconds + _final_seconds(way, stage, machine))
+    return _Writer(stage, tuple(sliced)).run(best)
+
+
+def _contracted(
+    lefts: list[_Way], rights: list[_Way], kept: set[str], machine: Machine
+) -> list[_Way]:
+    """The cheapest ways of a contraction, one for each order of its result."""
+    best: dict[Indices, _Way] = {}
+    for left in lefts:
+        for right in rights:
+            for a, b in ((left, right), (right, left)):
+                for lead in (a, b):
+                    pair = _pair(a.indices, b.indices, lead.indices, kept, machine)
+                    seconds = a.seconds + b.seconds + pair.seconds
+                    if pair.result not in best or seconds < best[pair.result].seconds:
+                        best[pair.result] = _Way(pair.result, seconds, None, (a, b), pair)
+    return sorted(best.values(), key=lambda way: way.seconds)[:_ORDERS]
+
+
+def _pair(left: Indices, right: Indices, lead: Indices, kept: set[str], machine: Machine) -> _Pair:
+    """A contraction with the shared indices in the order of `lead`."""
+    common = {i.name for i in left} & {i.name for i in right}
+    shared = tuple(i for i in lead if i.name in common)
+    batch = tuple(i for i in shared if i.name in kept)
+    inner = tuple(i for i in shared if i.name not in kept)
+    rows = tuple(i for i in left if i.name not in common)
+    columns = tuple(i for i in right if i.name not in common)
+    one = arrange(left, (batch, rows, inner))
+    other = arrange(right, (batch, inner, columns))
+    work = Product(_size(batch), _size(rows), _size(inner), _size(columns))
+    seconds = work.seconds(machine) + sum(w.seconds(machine) for w in _adjoints(work))
+    for arrangement in (one, other):
+        if arrangement.moved:
+            count = math.prod(arrangement.view)
+            seconds += 2 * Pass(count, count).seconds(machine)
+    return _Pair(batch, inner, one, other, batch + rows + columns, seconds)
+
+
+def _adjoints(work: Product) -> tuple[Product, Product]:
+    b, m, k, n = work.batch, work.rows, work.inner, work.columns
+    return Product(b, m, n, k), Product(b, k, m, n)
+
+
+def _final_seconds(way: _Way, stage: Stage, machine: Machine) -> float:
+    if not arrange(way.indices, (stage.outgoing,)).moved:
+        return 0.0
+    count = _size(way.indices)
+    return 2 * Pass(count, count).seconds(machine)
+
+
+class _Writer:
+    """Writes the steps of a tree whose orders are chosen."""
+
+    def __init__(self, stage: Stage, sliced: tuple[str, ...]) -> None:
+        self.stage = stage
+        self.sliced = sliced
+        self.steps: list[Step] = []
+        self.notes: list[Note] = []
+
+    def run(self, way: _Way) -> Schedule:
+        """All steps."""
+        last = self._write(way)
+        arrangement = arrange(way.indices, (self.stage.outgoing,))
+        if arrangement.moved:
+            count = _size(way.indices)
+            self._add(Rearrange(last, arrangement, count), f"permute {count} entries")
+        sizes = {i.name: i.size for t in tensors(self.stage) for i in t}
+        return Schedule(
+            kind="tree",
+            steps=tuple(self.steps),
+            windows=(),
+            complete=False,
+            notes=tuple(self.notes),
+            slices=tuple(sizes[name] for name in self.sliced),
+        )
+
+    def _add(self, step: Step, note: str | None = None) -> Ref:
+        self.steps.append(step)
+        if note is not None:
+            self.notes.append(Note(len(self.steps) - 1, note))
+        return len(self.steps) - 1
+
+    def _write(self, way: _Way) -> Ref:
+        # An explicit stack: trees may be deeper than Python's.
+        made: dict[int, Ref] = {}
+        todo = [way]
+        while todo:
+            now = todo[-1]
+            if now.operands is None or now.pair is None:
+                assert now.leaf is not None
+                made[id(now)] = self._leaf(now.leaf)
+                todo.pop()
+                continue
+            missing = [operand for operand in now.operands if id(operand) not in made]
+            if missing:
+                todo.append(missing[0])
+                continue
+            left, right = (made[id(operand)] for operand in now.operands)
+            made[id(now)] = self._contract(now.pair, left, right)
+            todo.pop()
+        return made[id(way)]
+
+    def _contract(self, pair: _Pair, left: Ref, right: Ref) -> Ref:
+        batch, inner = _size(pair.batch), _size(pair.inner)
+        rows = math.prod(pair.left.view) // (batch * inner)
+        columns = math.prod(pair.right.view) // (batch * inner)
+        step = Contract(left, right, pair.left, pair.right, batch, rows, inner, columns)
+        moved = pair.left.moved + pair.right.moved
+        note = f", {moved} operand{'s' if moved > 1 else ''} copied" if moved else ""
+        return self._add(
+            step, f"contract {batch} x ({rows}, {inner}) ({inner}, {columns}){note}"
+        )
+
+    def _leaf(self, number: int) -> Ref:
+        legs = tensors(self.stage)[number]
+        if self.stage.incoming:
+            number -= 1
+        if number < 0:
+            ref = self._add(State(_size(legs)))
+        else:
+            ref = self._add(_core_step(number, self.stage.cores[number]))
+        for name in (i.name for i in legs if i.name in self.sliced):
+            at = [i.name for i in legs].index(name)
+            left, right = _size(legs[:at]), _size(legs[at + 1 :])
+            slot = self.sliced.index(name)
+            ref = self._add(Select(ref, slot, left, legs[at].size, right))
+            legs = legs[:at] + legs[at + 1 :]
+        return ref
+
+
+def _core_step(number: int, core: Core) -> Step:
+    match core.kind:
+        case CoreKind.ONES:
+            return Ones(core.indices[0].size)
+        case CoreKind.COPY:
+            return Identity(core.indices[0].size)
+        case _:
+            return CoreTensor(number, _size(core.indices))
+
+
+def arrange(indices: Indices, groups: tuple[Indices, ...]) -> Arrangement:
+    """How to bring indices into groups, in this order, each to be one axis.
+
+    With three groups the first is a batch: where it is not empty, the last index must belong
+    to another one, for a product to take the operand as it lies.
+
+    >>> a, b, c = Index("a", 2), Index("b", 3), Index("c", 4)
+    >>> arrange((a, b, c), ((c,), (a, b)))
+    Arrangement(view=(6, 4), axes=(1, 0), moved=False)
+    >>> arrange((a, b, c), ((b,), (a, c)))
+    Arrangement(view=(2, 3, 4), axes=(1, 0, 2), moved=True)
+    """
+    position = {index.name: k for k, index in enumerate(indices)}
+    runs: list[list[Index]] = []
+    split = False
+    for group in groups:
+        begin = len(runs)
+        for index in group:
+            if len(runs) > begin and position[index.name] == position[runs[-1][-1].name] + 1:
+                runs[-1].append(index)
+            else:
+                runs.append([index])
+        split = split or len(runs) > begin + 1
+    order = sorted(range(len(runs)), key=lambda k: position[runs[k][0].name])
+    axes = tuple(order.index(k) for k in range(len(runs)))
+    stays = axes == tuple(range(len(axes)))
+    if len(groups) == 1:
+        moved = not stays
+    else:
+        batch_last = len(groups) == 3 and bool(groups[0]) and indices[-1] in groups[0]
+        moved = not stays and (split or (batch_last and _size(groups[0]) > 1))
+    return Arrangement(tuple(_size(tuple(runs[k])) for k in order), axes, moved)
+
+
+def _size(indices: Sequence[Index]) -> int:
+    return math.prod(i.size for i in indices)
