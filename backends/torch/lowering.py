@@ -11,9 +11,11 @@ from tncompile.plan.schedule import (
     Contract,
     CoreMatrix,
     Identity,
+    Join,
     Kron,
     Ones,
     Rearrange,
+    Select,
     Step,
 )
 
@@ -51,7 +53,8 @@ def load_lines(loads: Iterable[Load]) -> Iterator[str]:
 def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
     """Lines of a straight run of instructions, each with the shape that it gives.
 
-    `like` is a tensor in sight whose dtype and device constants take.
+    `like` is a tensor in sight whose dtype and device constants take; `n` counts the inputs
+    where there are any, `number` the slices.
     """
     for instruction in instructions:
         if instruction.comment is not None:
@@ -69,14 +72,47 @@ def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
         if isinstance(step, Identity | Ones):
             given = [like]
         code, shape = _code(step, given)
-        yield f"{instruction.result} = {code}  # ({', '.join(map(str, shape))})"
+        batch = "n" if isinstance(step, Apply | Join) and _batched(step) else None
+        yield f"{instruction.result} = {code}  # {_shape_comment(shape, batch)}"
         if isinstance(step, Apply) and step.rows is not None and shape != step.shape:
             name = instruction.result
             yield f"{name} = {name}.reshape({', '.join(map(str, step.shape))})"
 
 
+def _batched(step: Apply | Join) -> bool:
+    return isinstance(step, Join) or step.batched
+
+
+def _shape_comment(shape: tuple[int, ...], batch: str | None) -> str:
+    """A shape with the batch in its first size.
+
+    >>> _shape_comment((4, 16), "n"), _shape_comment((1, 16), "n"), _shape_comment((4, 16), None)
+    ('(4 n, 16)', '(n, 16)', '(4, 16)')
+    """
+    sizes = list(map(str, shape))
+    if batch is not None:
+        sizes[0] = batch if shape[0] == 1 else f"{shape[0]} {batch}"
+    return f"({', '.join(sizes)})"
+
+
+def _times(batch: str, count: int) -> str:
+    """So many times the batch.
+
+    >>> _times("n", 1), _times("n", 8)
+    ('n', '8 * n')
+    """
+    return batch if count == 1 else f"{count} * {batch}"
+
+
 def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
     match step:
+        case Join():
+            code = f"{given[1]}.reshape({step.outer}, {step.inner}).mT"
+            return f"{given[0]}.reshape(n, {step.inner}) @ {code}", (1, step.outer)
+        case Select():
+            where = "number" if step.every == 1 else f"number // {step.every}"
+            code = f"{given[0]}.reshape({step.left}, {step.size}, {step.right})"
+            return f"{code}[:, {where} % {step.size}].contiguous()", step.shape
         case Kron():
             return f"_kron({given[0]}, {given[1]})", step.shape
         case Identity():
@@ -99,6 +135,14 @@ def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
     """One product on views: plain where the window stands at an end of the row."""
     left, inner, outer, right = step.left, step.inner, step.outer, step.right
     shape: tuple[int, ...]
+    if step.batched:
+        plain, turned = (f"{matrix}.mT", matrix) if step.transposed else (matrix, f"{matrix}.mT")
+        count = _times("n", left)
+        if right == 1:
+            return f"{state}.reshape({count}, {inner}) @ {turned}", (left, outer)
+        matrices = f"{plain}.expand({count}, {outer}, {inner})"
+        state = f"{state}.reshape({count}, {inner}, {right})"
+        return f"torch.bmm({matrices}, {state})", (left, outer, right)
     if right == 1:
         code, shape = f"{state}.reshape({left}, {inner}) @ {matrix}.mT", (left, outer)
     elif left == 1:

@@ -8,15 +8,19 @@ that running the program keeps no more alive than the plan counted.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from tncompile.graph.ir import Core, CoreKind, Layer, Parameter, Stage
 from tncompile.plan import LayerPlan, Plan, StagePlan
 from tncompile.plan.schedule import (
+    Apply,
     CoreMatrix,
     CoreTensor,
+    Input,
+    Join,
     Ref,
+    Schedule,
     State,
     Step,
     Window,
@@ -24,6 +28,7 @@ from tncompile.plan.schedule import (
 )
 
 STATE = "x"
+INPUT = "y"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +101,42 @@ class StageProgram:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring hidden stages, first and last; `recomputed` ones keep their state alone."""
+
+    first: int
+    last: int
+    recomputed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamProgram:
+    """The last stage in blocks: all but its last window, whose matrix and operand these are.
+
+    A row of the matrix makes `right` entries of the weight; blocks have `rows` of its rows.
+    """
+
+    stage: StageProgram
+    matrix: str
+    operand: str
+    inner: int
+    right: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerProgram:
-    """One layer: its stages in order."""
+    """One layer: its stages in order, and the last one in the modes that there are.
+
+    `trunk` are the runs of its hidden stages, `last_recomputed` tells of the last one.
+    """
 
     plan: LayerPlan
     stages: tuple[StageProgram, ...]
+    trunk: tuple[Run, ...]
+    last_recomputed: bool
+    contract: StageProgram | None
+    stream: StreamProgram | None
 
     @property
     def layer(self) -> Layer:
@@ -143,7 +179,52 @@ def clean_comment(text: str) -> str:
 
 def _layer(plan: LayerPlan) -> LayerProgram:
     parameters = {p.name: p for p in plan.layer.parameters}
-    return LayerProgram(plan, tuple(_StageLowering(s, parameters).run() for s in plan.stages))
+    last = plan.stages[-1]
+    contract = None
+    if plan.contract is not None:
+        contract = _StageLowering(replace(last, schedule=plan.contract), parameters).run()
+    recomputed = set(plan.training.recomputed)
+    return LayerProgram(
+        plan=plan,
+        stages=tuple(_StageLowering(s, parameters).run() for s in plan.stages),
+        trunk=_runs(recomputed, len(plan.stages) - 1),
+        last_recomputed=(len(plan.stages), len(plan.stages)) in recomputed,
+        contract=contract,
+        stream=_stream(plan, parameters),
+    )
+
+
+def _runs(recomputed: set[tuple[int, int]], hidden: int) -> tuple[Run, ...]:
+    """The hidden stages in order, those recomputed together as one run."""
+    runs = []
+    last = dict(recomputed)
+    number = 1
+    while number <= hidden:
+        end = last.get(number, number)
+        runs.append(Run(number, end, number in last))
+        number = end + 1
+    return tuple(runs)
+
+
+def _stream(plan: LayerPlan, parameters: dict[str, Parameter]) -> StreamProgram | None:
+    if plan.stream is None or plan.stream_rows is None:
+        return None
+    steps = plan.stream.steps
+    final = steps[-1]
+    assert isinstance(final, Apply)
+    windows = plan.stream.windows
+    schedule = Schedule("windows", steps[:-1], windows[:-1], False, plan.stream.notes)
+    lowering = _StageLowering(replace(plan.stages[-1], schedule=schedule), parameters)
+    lowering.last_use |= dict.fromkeys((final.matrix, final.operand), len(steps))
+    stage = lowering.run()
+    return StreamProgram(
+        stage=stage,
+        matrix=lowering.names[final.matrix],
+        operand=lowering.names[final.operand],
+        inner=final.inner,
+        right=final.right,
+        rows=plan.stream_rows,
+    )
 
 
 class _StageLowering:
@@ -172,6 +253,9 @@ class _StageLowering:
         comment: str | None = None
         for number, step in enumerate(schedule.steps):
             comment = notes.get(number, comment)
+            if isinstance(step, Input):
+                self.names[number] = INPUT
+                continue
             leaf = self._leaf(step)
             if leaf is not None and number not in self.kept:
                 self.names[number] = leaf
@@ -222,6 +306,8 @@ class _StageLowering:
         """A name for a new value: that of an operand which dies here, else a new one."""
         if number in self.kept:
             return self.kept[number]
+        if isinstance(step, Join) or (isinstance(step, Apply) and step.batched):
+            return INPUT
         if number in self.applied:
             return STATE
         prefix = "t" if self.plan.schedule.kind == "tree" else "k"

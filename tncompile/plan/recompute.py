@@ -114,8 +114,10 @@ class Recomputation:
     def _starting(self, begin: int) -> Iterator[tuple[Segment, int]]:
         yield self._segment(begin, begin + 1, False), begin + 1
         for length in _LENGTHS:
-            if begin + length <= len(self.parts):
-                yield self._segment(begin, begin + length, True), begin + length
+            end = begin + length
+            # The last stage stands alone: what it takes in is what other modes take in too.
+            if end < len(self.parts) or (end == len(self.parts) and length == 1):
+                yield self._segment(begin, end, True), end
 
     def _segment(self, begin: int, end: int, recomputed: bool) -> Segment:
         key = (begin, end, recomputed)

@@ -149,10 +149,10 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """`Y[l, r] = X[l, i, r]` for the slice i of the sliced index `number`, from 0."""
+    """`Y[l, r] = X[l, i, r]`, where slice number s has i = s // `every` mod `size`."""
 
     operand: Ref
-    number: int
+    every: int
     left: int
     size: int
     right: int

@@ -137,6 +137,8 @@ class _Writer:
     def __init__(self, stage: Stage, sliced: tuple[str, ...]) -> None:
         self.stage = stage
         self.sliced = sliced
+        sizes = {i.name: i.size for legs in tensors(stage) for i in legs}
+        self.slices = tuple(sizes[name] for name in sliced)
         self.steps: list[Step] = []
         self.notes: list[Note] = []
 
@@ -147,14 +149,13 @@ class _Writer:
         if arrangement.moved:
             count = _size(way.indices)
             self._add(Rearrange(last, arrangement, count), f"permute {count} entries")
-        sizes = {i.name: i.size for t in tensors(self.stage) for i in t}
         return Schedule(
             kind="tree",
             steps=tuple(self.steps),
             windows=(),
             complete=False,
             notes=tuple(self.notes),
-            slices=tuple(sizes[name] for name in self.sliced),
+            slices=self.slices,
         )
 
     def _add(self, step: Step, note: str | None = None) -> Ref:
@@ -205,8 +206,8 @@ class _Writer:
         for name in (i.name for i in legs if i.name in self.sliced):
             at = [i.name for i in legs].index(name)
             left, right = _size(legs[:at]), _size(legs[at + 1 :])
-            slot = self.sliced.index(name)
-            ref = self._add(Select(ref, slot, left, legs[at].size, right))
+            every = math.prod(self.slices[self.sliced.index(name) + 1 :])
+            ref = self._add(Select(ref, every, left, legs[at].size, right))
             legs = legs[:at] + legs[at + 1 :]
         return ref
 
