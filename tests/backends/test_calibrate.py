@@ -1,0 +1,96 @@
+"""Calibration runs: structure only, for the speed of a machine is nobody's to test."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+
+import pytest
+import torch
+
+from tncompile.calibration import as_json, calibrate
+from tncompile.emit import UnavailableDeviceError, load_backend
+from tncompile.plan.fit import fit_profile
+from tncompile.plan.profile_file import profile_from_json
+from tncompile.plan.works import Measurement, Pass, Product, Work, calibration_works
+
+MODULE = "tncompile.backends.torch.calibrate"  # type checkers cannot see it there
+
+
+def _is_small(work: Work) -> bool:
+    if isinstance(work, Pass):
+        return work.read_bytes <= 2**20
+    return max(work.entries) <= 2**16 and work.dtype != "float16"  # slow on most CPUs
+
+
+SMALL: tuple[Work, ...] = tuple(filter(_is_small, calibration_works()))
+
+
+def measure(works: tuple[Work, ...], seconds: float = 0.0) -> tuple[Measurement, ...]:
+    return load_backend("torch").measure(works, "cpu", seconds, lambda _: None)
+
+
+def test_every_work_is_measured_once_and_in_order() -> None:
+    done: list[float] = []
+    found = load_backend("torch").measure(SMALL, "cpu", 0.0, done.append)
+    assert tuple(m.work for m in found) == SMALL
+    assert all(0 < m.seconds < 10 for m in found)
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+    assert min(done) < 0.1
+    fitted = fit_profile("small", found)
+    assert profile_from_json(as_json(fitted).encode(), "small.json") == fitted
+
+
+def test_works_are_done_as_they_say() -> None:
+    """The operations have the shapes, dtypes and layouts of the works."""
+    module = import_module(MODULE)
+    results: dict[Work, torch.Tensor] = {}
+    works: tuple[Work, ...] = (
+        Product("float64", 1, 3, 5, 7),
+        Product("float32", 1, 3, 5, 7, transposed=True),
+        Product("bfloat16", 4, 3, 5, 7),
+        Product("float32", 4, 3, 5, 7, expanded=True),
+        Product("float32", 4, 3, 5, 7, transposed=True),
+        Pass(64, 64),
+        Pass(64, 0),
+    )
+    buffers = module._Buffers(works, torch.device("cpu"))
+    for work in works:
+        result = buffers.operation(work)()
+        assert isinstance(result, torch.Tensor)
+        results[work] = result
+    for work, result in results.items():
+        if isinstance(work, Product):
+            assert math.prod(result.shape) == work.entries[2]
+            assert result.dtype == getattr(torch, work.dtype)
+            assert torch.equal(result, torch.full_like(result, 5.0))
+        else:
+            assert result.numel() * 4 == (work.written_bytes or 4)
+
+
+def test_more_time_gives_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module(MODULE)
+    visits = []
+    monkeypatch.setattr(module._Timer, "visit", lambda self: visits.append(self))
+    monkeypatch.setattr(module._Timer, "seconds", lambda self: 1.0)
+    monkeypatch.setattr(module, "_MOST_ROUNDS", 7)
+    measure(SMALL[:5])
+    assert len(visits) == 2 * 5
+    visits.clear()
+    measure(SMALL[:5], seconds=60.0)
+    assert len(visits) == 7 * 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(UnavailableDeviceError, match="no device `cuda`"):
+        load_backend("torch").measure(SMALL, "cuda", 0.0, lambda _: None)
+
+
+def test_calibrate_puts_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tncompile.calibration.calibration_works", lambda _: SMALL)
+    found = calibrate("cpu", "mine", lambda _: None, seconds=0.0)
+    assert found.profile.name == "mine"
+    assert found.measured == len(SMALL)
+    assert 0 <= found.median_error < math.inf
