@@ -17,15 +17,22 @@ from tncompile.plan.works import calibration_works
 __all__ = ["CALIBRATED", "Calibration", "as_json", "calibrate", "new_calibrated_path"]
 
 SECONDS = 12.0
+_DOUBTFUL_PART = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A profile measured here; `median_error` is that of the times it predicts, as a part."""
+    """A profile measured here, and how well it meets what was measured.
+
+    `median_error` is that of the predicted times, relative. Where they are beside the
+    measured ones by more than a factor of three for more than a few works, something else
+    kept the machine busy, or the device is of a kind that the profile cannot describe.
+    """
 
     profile: Profile
     measured: int
     median_error: float
+    is_doubtful: bool
 
 
 def new_calibrated_path() -> Path:
@@ -58,9 +65,15 @@ def calibrate(
         UnavailableDeviceError: the device is not here.
     """
     # numpy takes its time to load; other commands do without.
-    from tncompile.plan.fit import fit_profile, median_error
+    from tncompile.plan.fit import factors_off, fit_profile
 
     works = calibration_works(device)
     measurements = load_backend(backend).measure(works, device, seconds, progress)
     profile = fit_profile(name, measurements)
-    return Calibration(profile, len(measurements), median_error(profile, measurements))
+    off = factors_off(profile, measurements)
+    return Calibration(
+        profile,
+        measured=len(measurements),
+        median_error=float(sorted(off)[len(off) // 2]) - 1,
+        is_doubtful=float((off > 3).mean()) > _DOUBTFUL_PART,
+    )

@@ -21,15 +21,14 @@ from tncompile.plan.works import Measurement, Pass, Product, Work
 _SAMPLE_SECONDS = 2e-5  # the least time that one sample takes, by repetition
 _VISIT_SECONDS = 3e-4  # the least time that all samples of one round take
 _FEWEST_SAMPLES = 3  # in one round, of work that takes less than
-_LONG_SECONDS = 5e-3
-_FEWEST_ROUNDS = 2
+_LONG_SECONDS = 1e-2  # longer than a thread waits for its turn
 _MOST_ROUNDS = 100
 
 
 def measure(
     works: Sequence[Work], device: str, seconds: float, progress: Callable[[float], None]
 ) -> tuple[Measurement, ...]:
-    """The time of each piece of work; takes about `seconds`, at least two rounds.
+    """The time of each piece of work; takes about `seconds`, at least one round.
 
     Raises:
         UnavailableDeviceError: PyTorch does not find this device.
@@ -40,15 +39,12 @@ def measure(
     timers = [_Timer(buffers.operation(work), synchronize) for work in works]
     started = time.perf_counter()
     with torch.no_grad():
-        for number in range(1, _MOST_ROUNDS + 1):
-            for position, timer in enumerate(timers):
-                timer.visit()
-                used = time.perf_counter() - started
-                rounds = number - 1 + (position + 1) / len(timers)
-                in_time = used / seconds if seconds > 0 else 1.0
-                progress(min(in_time, rounds / _FEWEST_ROUNDS, 0.99))
-            if number >= _FEWEST_ROUNDS and used * (number + 1) / number > seconds:
+        for visited in range(_MOST_ROUNDS * len(timers)):
+            used = (time.perf_counter() - started) / max(seconds, 1e-9)
+            if used >= 1 and visited >= len(timers):
                 break
+            progress(min(used, (visited + 1) / len(timers), 0.99))
+            timers[visited % len(timers)].visit(hurried=used >= 1)
     progress(1.0)
     return tuple(Measurement(w, t.seconds()) for w, t in zip(works, timers, strict=True))
 
@@ -132,16 +128,17 @@ class _Timer:
         self._repetitions = 0
         self._samples: list[float] = []
 
-    def visit(self) -> None:
-        """Take the samples of one round."""
+    def visit(self, hurried: bool) -> None:
+        """Take the samples of one round; a hurried one takes as few as may be."""
         # Not counted: it meets threads asleep, and operands that are not in a cache.
         once = self._sample(1)
         if not self._repetitions:
             once = min(once, self._sample(1), self._sample(1))
             self._repetitions = max(1, round(_SAMPLE_SECONDS / max(once, 1e-7)))
-        fewest = 1 if once > _LONG_SECONDS else _FEWEST_SAMPLES
+        fewest = 1 if hurried or min([once, *self._samples]) > _LONG_SECONDS else _FEWEST_SAMPLES
+        least = 0.0 if hurried else _VISIT_SECONDS / self._repetitions
         taken: list[float] = []
-        while len(taken) < fewest or sum(taken) * self._repetitions < _VISIT_SECONDS:
+        while len(taken) < fewest or sum(taken) < least:
             taken.append(self._sample(self._repetitions))
         self._samples += taken
 

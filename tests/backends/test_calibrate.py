@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from importlib import import_module
 
 import pytest
@@ -11,8 +13,16 @@ import torch
 from tncompile.calibration import as_json, calibrate
 from tncompile.emit import UnavailableDeviceError, load_backend
 from tncompile.plan.fit import fit_profile
+from tncompile.plan.profile import CPU
 from tncompile.plan.profile_file import profile_from_json
-from tncompile.plan.works import Measurement, Pass, Product, Work, calibration_works
+from tncompile.plan.works import (
+    Measurement,
+    Pass,
+    Product,
+    Work,
+    calibration_works,
+    predicted_seconds,
+)
 
 MODULE = "tncompile.backends.torch.calibrate"  # type checkers cannot see it there
 
@@ -71,15 +81,24 @@ def test_works_are_done_as_they_say() -> None:
 
 def test_more_time_gives_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module(MODULE)
-    visits = []
-    monkeypatch.setattr(module._Timer, "visit", lambda self: visits.append(self))
+    visits: list[bool] = []
+    monkeypatch.setattr(module._Timer, "visit", lambda self, hurried: visits.append(hurried))
     monkeypatch.setattr(module._Timer, "seconds", lambda self: 1.0)
     monkeypatch.setattr(module, "_MOST_ROUNDS", 7)
     measure(SMALL[:5])
-    assert len(visits) == 2 * 5
+    assert visits == [True] * 5 or visits == [False] + [True] * 4
     visits.clear()
     measure(SMALL[:5], seconds=60.0)
-    assert len(visits) == 7 * 5
+    assert visits == [False] * 7 * 5
+
+
+def test_bursts_of_other_work_do_not_count() -> None:
+    module = import_module(MODULE)
+    pauses = iter([0.02, 0.0, 0.0, *[0.02, 0.0, 0.0, 0.0, 0.0] * 1000])
+    timer = module._Timer(lambda: time.sleep(next(pauses)), lambda: None)
+    for _ in range(3):
+        timer.visit(hurried=False)
+    assert timer.seconds() < 0.005
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -94,3 +113,18 @@ def test_calibrate_puts_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.profile.name == "mine"
     assert found.measured == len(SMALL)
     assert 0 <= found.median_error < math.inf
+
+
+@pytest.mark.parametrize(("spoiled", "doubtful"), [(0, False), (9, False), (90, True)])
+def test_a_busy_machine_is_noticed(
+    spoiled: int, doubtful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measurements(works: Sequence[Work], *_: object) -> tuple[Measurement, ...]:
+        true = [predicted_seconds(CPU, work) for work in works]
+        slow = [0.008 if k % 6 == 0 and k < 6 * spoiled else 0 for k in range(len(works))]
+        return tuple(map(Measurement, works, map(max, true, slow)))
+
+    monkeypatch.setattr(type(load_backend("torch")), "measure", lambda _, *a: measurements(*a))
+    found = calibrate("cpu", "mine", lambda _: None)
+    assert found.is_doubtful is doubtful
+    assert found.median_error < 0.05

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from tncompile.plan.fit import NEVER_FRESH, fit_profile, median_error
+from tncompile.plan.fit import NEVER_FRESH, factors_off, fit_profile
 from tncompile.plan.profile import CPU, Profile
 from tncompile.plan.works import (
     ITEMSIZE,
@@ -64,7 +65,7 @@ def test_a_known_profile_comes_back(true: Profile) -> None:
     found = fit_profile("found", measured(true))
     assert found.name == "found"
     check_constants(found, true, within=0.03)
-    assert median_error(found, measured(true)) < 0.01
+    assert np.median(factors_off(found, measured(true))) < 1.01
     # Shapes that were not measured: the constants are right, not only their products.
     for batch, rows, inner, columns in ((1, 24, 48, 5000), (1, 3000, 12, 20), (40, 6, 6, 500)):
         work = Product("float32", batch, rows, inner, columns)
@@ -80,7 +81,14 @@ def test_noise_and_outliers() -> None:
     ]
     found = fit_profile("found", disturbed)
     check_constants(found, CPU, within=0.15)
-    assert median_error(found, measured(CPU)) < 0.06
+    assert np.median(factors_off(found, measured(CPU))) < 1.06
+
+
+def test_factors_are_the_same_above_and_below() -> None:
+    work = WORKS[0]
+    seconds = predicted_seconds(CPU, work)
+    two = [Measurement(work, seconds * 4), Measurement(work, seconds / 4)]
+    assert factors_off(CPU, two) == pytest.approx([4, 4])
 
 
 def test_the_same_measurements_give_the_same_profile() -> None:

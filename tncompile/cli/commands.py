@@ -110,6 +110,8 @@ def calibrate(given: argparse.Namespace) -> int:
             f"{found.measured} operations measured; half of the predicted times are within "
             f"{found.median_error:.0%} of the measured ones\n"
         )
+        if found.is_doubtful:
+            _say("the machine seems to be busy with something else; better do this again")
         if output == "-":
             _say(summary.rstrip())
         else:

@@ -67,10 +67,11 @@ def fit_profile(name: str, measurements: Sequence[Measurement]) -> Profile:
     return _profile(name, best, cache, fresh, _peaks(measurements, math.exp(best[3])))
 
 
-def median_error(profile: Profile, measurements: Sequence[Measurement]) -> float:
-    """The median of |predicted / measured - 1|."""
-    errors = [abs(predicted_seconds(profile, m.work) / m.seconds - 1) for m in measurements]
-    return float(np.median(errors))
+def factors_off(profile: Profile, measurements: Sequence[Measurement]) -> Vector:
+    """By what factor, at least 1, each prediction is beside the measured time."""
+    predicted = np.array([predicted_seconds(profile, m.work) for m in measurements])
+    measured = np.array([m.seconds for m in measurements])
+    return np.asarray(np.maximum(predicted / measured, measured / predicted))
 
 
 def _table(measurements: Sequence[Measurement]) -> _Table:
@@ -215,19 +216,21 @@ def _profile(
 
 
 def _peaks(measurements: Sequence[Measurement], launch: float) -> dict[str, float]:
-    """Speed of each dtype over that of float32, on the largest product timed for both."""
-    times: dict[str, dict[Product, float]] = {dtype: {} for dtype in ITEMSIZE}
+    """Best speed of each dtype over that of float32, on the same products.
+
+    The best, for these are few: one that was disturbed while it was timed would tell.
+    """
+    speeds: dict[str, dict[Product, float]] = {dtype: {} for dtype in ITEMSIZE}
     for m in measurements:
         if isinstance(m.work, Product):
-            # What is left of a time that is all launch says nothing, but is no speed below 0.
-            times[m.work.dtype][replace(m.work, dtype=_BASE)] = max(
-                m.seconds - launch, m.seconds / 10
-            )
+            # A time that is all launch says little, but never that the speed is infinite.
+            working = max(m.seconds - launch, m.seconds / 10)
+            speeds[m.work.dtype][replace(m.work, dtype=_BASE)] = m.work.flops / working
     ratios = {}
-    for dtype, by_work in times.items():
-        if shared := by_work.keys() & times[_BASE].keys():
-            largest = max(shared, key=lambda work: work.flops)
-            ratios[dtype] = times[_BASE][largest] / by_work[largest]
+    for dtype, by_work in speeds.items():
+        if shared := by_work.keys() & speeds[_BASE].keys():
+            best = max(by_work[work] for work in shared)
+            ratios[dtype] = best / max(speeds[_BASE][work] for work in shared)
     return ratios
 
 

@@ -111,28 +111,29 @@ def _interpolated(efficiency: tuple[float, ...], size: int) -> float:
 
 
 # Round numbers for two cores of a shared virtual server with AVX-512 (AMD EPYC of 2022), PyTorch
-# 2.13 with MKL, from several runs of `tncompile calibrate`, whose constants differed by 10 % to
-# 20 %. Of 705 operations of 2 us to 30 ms half take what is predicted within 15 %, nine of
-# ten within a factor of 1.8. Beside float32 only large products were measured.
+# 2.13 with MKL, from several runs of `tncompile calibrate`, whose constants differed by 10 % or
+# so (the bandwidth of memory by 40 %). Of 544 operations of 2 us to 30 ms half take what is
+# predicted within 15 %, nine of ten within a factor of 1.7. Of dtypes beside float32 only
+# large products were measured.
 CPU = Profile(
     name="cpu",
     flops_per_second=(
-        ("float16", 2.7e9),
-        ("bfloat16", 3e11),
-        ("float32", 1.5e11),
-        ("float64", 7.5e10),
+        ("float16", 3.5e9),
+        ("bfloat16", 3.2e11),
+        ("float32", 1.6e11),
+        ("float64", 8e10),
     ),
-    rows_efficiency=(0.33, 0.32, 0.33, 0.65, 0.76, 0.77, 1.0),
-    inner_efficiency=(0.17, 0.28, 0.46, 0.67, 0.84, 0.9, 1.0),
-    columns_efficiency=(0.15, 0.06, 0.12, 0.23, 0.9, 1.0, 0.93),
-    dots_efficiency=(0.29, 0.31, 0.46, 0.5, 0.65, 0.65, 0.67),
+    rows_efficiency=(0.29, 0.31, 0.33, 0.63, 0.72, 0.74, 1.0),
+    inner_efficiency=(0.13, 0.25, 0.44, 0.66, 0.81, 0.84, 1.0),
+    columns_efficiency=(0.14, 0.06, 0.12, 0.24, 0.9, 1.0, 0.96),
+    dots_efficiency=(0.28, 0.26, 0.45, 0.5, 0.68, 0.62, 0.75),
     cache_bytes=2**24,
-    cache_bytes_per_second=1.6e11,
+    cache_bytes_per_second=1.55e11,
     memory_bytes_per_second=6e10,
     fresh_bytes=2**25,
     fresh_seconds_per_byte=3e-10,
-    launch_seconds=4.4e-6,
-    batch_seconds=1.3e-8,
+    launch_seconds=4.1e-6,
+    batch_seconds=1.2e-8,
 )
 
 # From the data sheet (4.8 TB/s, 67 TFLOP/s in fp32 without tensor cores, 989 in half

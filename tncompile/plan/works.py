@@ -16,17 +16,16 @@ from tncompile.plan.profile import Profile
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 _MOST_ENTRIES = 2**23  # of one batched operand or result: 32 MiB
 
-_SHORT = (1, 2, 4, 8, 16, 32, 64)
-_LONG = (2**11, 2**15)
-_LONGEST = 2**18  # with a few of the short ones only: these take longest
+# The long side of a product, and the sizes of the two short ones: fewer where it takes longer.
+_SHORT = ((2**12, (1, 2, 4, 8, 16, 32, 64)), (2**15, (1, 4, 16, 64)), (2**18, (2, 8, 32)))
 _BATCHES = (16, 256, 4096)
 _MATRICES = ((2, 2), (8, 4), (16, 8), (64, 16), (8, 64), (64, 64))
 _COLUMNS = (2, 16, 128)
 _TINY = ((1, 2, 2), (2, 2, 2), (4, 4, 4), (8, 2, 8), (16, 4, 16), (8, 8, 32), (16, 16, 16))
 _SUMMED_BYTES = 2**18  # a sum of fewer costs less than an operation with its reshapes
-_PEAK = 384  # half precision can be very slow on a CPU
+_PEAKS = (192, 256, 384)  # half precision can be very slow on a CPU
 _GPU_SCALE = 8  # a GPU does less than this before it is launched
-_GPU_PEAK = 4096
+_GPU_PEAKS = (2048, 4096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +94,16 @@ def predicted_seconds(profile: Profile, work: Work) -> float:
 
 def calibration_works(device: str = "cpu") -> tuple[Work, ...]:
     """Everything that a calibration of "cpu" or "cuda" times, each once."""
-    scale, peak = (1, _PEAK) if device == "cpu" else (_GPU_SCALE, _GPU_PEAK)
-    return tuple(dict.fromkeys([*_passes(), *_plain(scale), *_batched(), *_peaks(peak)]))
+    scale, sides = (1, _PEAKS) if device == "cpu" else (_GPU_SCALE, _GPU_PEAKS)
+    return tuple(dict.fromkeys([*_passes(), *_plain(scale), *_batched(), *_large(sides)]))
 
 
 def _plain(scale: int) -> Iterator[Product]:
     for rows, inner, columns in _TINY:
         yield Product("float32", 1, rows, inner, columns)
-    for long in _LONG:
-        for one, other in product(_SHORT, _SHORT):
+    for long, short in _SHORT:
+        for one, other in product(short, short):
             yield from _oriented(one, other, scale * long)
-    for one, other in product(_SHORT[1::2], _SHORT[1::2]):
-        yield from _oriented(one, other, scale * _LONGEST)
 
 
 def _oriented(one: int, other: int, long: int) -> Iterator[Product]:
@@ -131,6 +128,6 @@ def _passes() -> Iterator[Pass]:
                 yield Pass(size, 0)
 
 
-def _peaks(side: int) -> Iterator[Product]:
-    for dtype in ITEMSIZE:
+def _large(sides: tuple[int, ...]) -> Iterator[Product]:
+    for dtype, side in product(ITEMSIZE, sides):
         yield Product(dtype, 1, side, side, side)
