@@ -55,7 +55,6 @@ def test_every_work_is_measured_once_and_in_order() -> None:
 def test_works_are_done_as_they_say() -> None:
     """The operations have the shapes, dtypes and layouts of the works."""
     module = import_module(MODULE)
-    results: dict[Work, torch.Tensor] = {}
     works: tuple[Work, ...] = (
         Product("float64", 1, 3, 5, 7),
         Product("float32", 1, 3, 5, 7, transposed=True),
@@ -66,17 +65,26 @@ def test_works_are_done_as_they_say() -> None:
         Pass(64, 0),
     )
     buffers = module._Buffers(works, torch.device("cpu"))
+    for (_, which), vector in buffers._vectors.items():
+        vector.copy_(torch.arange(len(vector)) % (5 + which))  # exact in bfloat16 too
     for work in works:
         result = buffers.operation(work)()
         assert isinstance(result, torch.Tensor)
-        results[work] = result
-    for work, result in results.items():
         if isinstance(work, Product):
-            assert math.prod(result.shape) == work.entries[2]
             assert result.dtype == getattr(torch, work.dtype)
-            assert torch.equal(result, torch.full_like(result, 5.0))
+            assert torch.equal(result.double().reshape(-1), product_of(work, buffers._vectors))
         else:
             assert result.numel() * 4 == (work.written_bytes or 4)
+
+
+def product_of(work: Product, vectors: dict[tuple[str, int], torch.Tensor]) -> torch.Tensor:
+    batch, rows, inner, columns = work.batch, work.rows, work.inner, work.columns
+    left = vectors[work.dtype, 0][: work.entries[0]].double().reshape(-1, rows, inner)
+    right = vectors[work.dtype, 1][: work.entries[1]].double()
+    subscripts = "bmk,bnk->bmn" if work.transposed else "bmk,bkn->bmn"
+    sides = (batch, columns, inner) if work.transposed else (batch, inner, columns)
+    left = left.expand(batch, rows, inner)
+    return torch.einsum(subscripts, left, right.reshape(sides)).reshape(-1)
 
 
 def test_more_time_gives_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
