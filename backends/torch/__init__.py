@@ -2,12 +2,15 @@
 
 `backend` is what the entry point names. `lowering` turns linear programs into lines of
 PyTorch, `activations` says how each activation is written, `views` holds what the
-templates see.
+templates see. `calibrate`, which alone imports torch, times operations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from tncompile.emit import ModuleProgram, environment
+from tncompile.plan.works import Measurement, Work
 
 from .views import module_view
 
@@ -21,6 +24,18 @@ class TorchBackend:
         """The text of a standalone module."""
         template = environment(__name__).get_template("module.py.jinja")
         return template.render(module=module_view(program))
+
+    def measure(
+        self,
+        works: Sequence[Work],
+        device: str,
+        seconds: float,
+        progress: Callable[[float], None],
+    ) -> tuple[Measurement, ...]:
+        """The time of each piece of work on "cpu" or "cuda"."""
+        from .calibrate import measure
+
+        return measure(works, device, seconds, progress)
 
 
 backend = TorchBackend()

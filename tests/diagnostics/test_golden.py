@@ -1,4 +1,7 @@
-"""Every diagnostic code has a `.tn` that brings it out and a `.err` with what is said."""
+"""Every diagnostic code has a file that brings it out and a `.err` with what is said.
+
+The file is a `.tn`, or a `.device` with the name of a device to plan for.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,21 @@ import pytest
 
 from tncompile.diagnostics import Diagnostic, DiagnosticError, as_json, render_all
 from tncompile.driver import Options, plan_source
+from tncompile.plan.profile_file import load_profile
 from tncompile.syntax import read
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = sorted(GOLDEN.glob("*.tn"))
+CASES = sorted([*GOLDEN.glob("*.tn"), *GOLDEN.glob("*.device")])
 
 
 def findings(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Diagnostic, ...]:
     monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("TNCOMPILE_HOME", "home")
     definitions = {}
     try:
+        if path.suffix == ".device":
+            load_profile(path.read_text("utf-8").strip())
+            return ()
         source = read(Path(path.name))
         first = source.line(1)
         if first.startswith("# options: -D "):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tncompile.diagnostics import Diagnostic, DiagnosticError, as_json, render_all
 from tncompile.driver import Options, compile_source, plan_source, write
-from tncompile.emit import UnknownBackendError
+from tncompile.emit import UnavailableDeviceError, UnknownBackendError
 from tncompile.source import SourceFile
 from tncompile.syntax import Unit, all_units, decode, format_file, parse, read
 
@@ -95,6 +96,52 @@ def compile(given: argparse.Namespace) -> int:
     return _guarded(run)
 
 
+def calibrate(given: argparse.Namespace) -> int:
+    """`tncompile calibrate`."""
+
+    def run() -> int:
+        from tncompile.calibration import CALIBRATED, as_json, calibrate, new_calibrated_path
+
+        output = given.output or str(new_calibrated_path())
+        _check_writable(output)  # before, not after, it has taken its time
+        found = calibrate(given.device, given.name or CALIBRATED, _bar())
+        _write(output, as_json(found.profile))
+        summary = (
+            f"{found.measured} operations measured; half of the predicted times are within "
+            f"{found.median_error:.0%} of the measured ones\n"
+        )
+        if found.is_doubtful:
+            _say("the machine seems to be busy with something else; better do this again")
+        if output == "-":
+            _say(summary.rstrip())
+        else:
+            plain = not output.endswith(".json") and not os.path.dirname(output)
+            own = os.path.join(".", output) if plain else output  # a path, not a name
+            device = own if given.output else CALIBRATED
+            _print(f"{summary}profile: {output}\nuse it with: --device {shlex.quote(device)}\n")
+        return 0
+
+    return _guarded(run)
+
+
+def _bar() -> Callable[[float], None]:
+    """Draws a progress bar, where somebody sees it."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return lambda _: None
+    shown = ""
+
+    def draw(done: float) -> None:
+        nonlocal shown
+        marks = int(done * 30)
+        text = f"\rmeasuring [{'#' * marks}{'.' * (30 - marks)}] {done:4.0%}"
+        if text != shown:
+            sys.stderr.write(text if done < 1 else "\r\x1b[K")
+            sys.stderr.flush()
+        shown = text
+
+    return draw
+
+
 def _guarded(run: Callable[[], int]) -> int:
     """Run a command; a user's mistake becomes a message and an exit code."""
     try:
@@ -105,6 +152,9 @@ def _guarded(run: Callable[[], int]) -> int:
     except (UnknownBackendError, _UsageError) as error:
         _say(str(error))
         return 2
+    except UnavailableDeviceError as error:
+        _say(str(error))
+        return 1
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -141,11 +191,21 @@ def _write(output: str, text: str, sources: Unit | None = None) -> None:
     units = () if sources is None else all_units(sources)
     if path.resolve() in {u.file.source.path.resolve() for u in units if u.file.source.path}:
         raise _UsageError(f"{output} is a source; name another file with -o")
+    _check_writable(output)
+    write(path, text)
+
+
+def _check_writable(output: str) -> None:
+    path = Path(output)
+    if output == "-":
+        return
     if not path.parent.is_dir():
         raise FileNotFoundError(2, "its folder does not exist", output)
     if path.is_dir():
         raise IsADirectoryError(21, "it is a folder", output)
-    write(path, text)
+    # A file is replaced by a new one; what is no file is written into.
+    if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        raise PermissionError(13, "it may not be written", output)
 
 
 def _print(text: str) -> None:

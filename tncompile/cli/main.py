@@ -66,6 +66,16 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_definitions(compiling)
     _add_budget(compiling)
+
+    calibrating = commands.add_parser("calibrate", help="measure this machine for better plans")
+    calibrating.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    calibrating.add_argument("--name", type=_profile_name, help="what reports call the profile")
+    calibrating.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT.json",
+        help="where to write the profile (default: where `--device calibrated` finds it)",
+    )
     return main_parser
 
 
@@ -95,6 +105,12 @@ def _definition(text: str) -> tuple[str, str]:
     if not sign or not name.isidentifier() or not value.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def _profile_name(text: str) -> str:
+    if not text.isprintable() or not 0 < len(text) <= 60 or text in ("cpu", "h200"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for a new profile")
+    return text
 
 
 def _size(text: str) -> int:

@@ -5,7 +5,13 @@ Jinja environment, `safety` the allow-list for what comes out, `backend` the pro
 plug-ins implement and the place where they are found.
 """
 
-from tncompile.emit.backend import Backend, UnknownBackendError, backend_names, load_backend
+from tncompile.emit.backend import (
+    Backend,
+    UnavailableDeviceError,
+    UnknownBackendError,
+    backend_names,
+    load_backend,
+)
 from tncompile.emit.environment import environment
 from tncompile.emit.program import (
     Header,
@@ -21,6 +27,7 @@ __all__ = [
     "Header",
     "LayerProgram",
     "ModuleProgram",
+    "UnavailableDeviceError",
     "UnknownBackendError",
     "UnsafeModuleError",
     "backend_names",

@@ -6,21 +6,39 @@ found through entry points in the group `tncompile.backends` and never imported 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from tncompile.emit.program import ModuleProgram
+from tncompile.plan.works import Measurement, Work
 
 GROUP = "tncompile.backends"
 
 
 class Backend(Protocol):
-    """Renders linear programs as source text."""
+    """Renders linear programs as source text, and times what they are made of."""
 
     name: str
 
     def render(self, program: ModuleProgram) -> str:
         """The text of a standalone module; the same program gives the same bytes."""
+        ...
+
+    def measure(
+        self,
+        works: Sequence[Work],
+        device: str,
+        seconds: float,
+        progress: Callable[[float], None],
+    ) -> tuple[Measurement, ...]:
+        """The time of each piece of work on "cpu" or "cuda", in about `seconds` for all.
+
+        `progress` is told the part that is done, from 0 to 1.
+
+        Raises:
+            UnavailableDeviceError: this machine or the backend lacks the device.
+        """
         ...
 
 
@@ -30,6 +48,13 @@ class UnknownBackendError(LookupError):
     def __init__(self, name: str) -> None:
         known = ", ".join(backend_names()) or "none"
         super().__init__(f"no backend `{name}`; installed: {known}")
+
+
+class UnavailableDeviceError(LookupError):
+    """A device that cannot be measured here."""
+
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(f"no device `{device}`: {reason}")
 
 
 def backend_names() -> list[str]:
