@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "emit": {"source", "diagnostics", "graph", "plan"},
     "backends": {"emit", "plan", "graph"},
     "driver": {"source", "diagnostics", "syntax", "graph", "plan", "emit"},
-    "report": {"plan", "graph"},
+    "report": {"source", "plan", "graph"},
     "api": {"source", "diagnostics", "syntax", "driver"},
     "cli": {"source", "diagnostics", "syntax", "emit", "driver", "report"},
 }
@@ -121,7 +121,7 @@ def test_data_files_are_packaged() -> None:
     data = PROJECT["tool"]["setuptools"]["package-data"]
     for top, folder in TOPS.items():
         for path in folder.rglob("*"):
-            if path.suffix in (".lark", ".tn", ".jinja") or path.name == "py.typed":
+            if path.suffix in (".lark", ".tn", ".jinja", ".json", ".css") or path.name == "py.typed":
                 package = next(p for p in data if _folder(p) in path.parents)
                 assert any(path.match(pattern) for pattern in data[package]), (top, path)
 
