@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "api": {"source", "diagnostics", "syntax", "driver"},
     "cli": {"source", "diagnostics", "syntax", "emit", "driver", "report"},
 }
+DATA = {".lark", ".tn", ".jinja", ".json", ".css"}
 ONE_ROOM = {"networkx": "graph", "lark": "syntax", "cotengra": "plan", "jinja2": "emit"}
 ONE_FILE = {"networkx": "network.py", "cotengra": "search.py", "jinja2": "environment.py"}
 
@@ -121,8 +122,8 @@ def test_data_files_are_packaged() -> None:
     data = PROJECT["tool"]["setuptools"]["package-data"]
     for top, folder in TOPS.items():
         for path in folder.rglob("*"):
-            if path.suffix in (".lark", ".tn", ".jinja", ".json", ".css") or path.name == "py.typed":
-                package = next(p for p in data if _folder(p) in path.parents)
+            if path.suffix in DATA or path.name == "py.typed":
+                package = max((p for p in data if _folder(p) in path.parents), key=len)
                 assert any(path.match(pattern) for pattern in data[package]), (top, path)
 
 

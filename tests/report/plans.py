@@ -51,9 +51,9 @@ ALL = {
 }
 
 
-def plan_of(text: str) -> Plan:
+def plan_of(text: str, **definitions: str) -> Plan:
     """The plan of a text, whose warnings do not matter here."""
-    planned = plan_source(SourceFile("t.tn", text), Options()).plan
+    planned = plan_source(SourceFile("t.tn", text), Options(definitions=definitions)).plan
     return Plan(planned.program, CPU, tuple(_layer(layer) for layer in planned.layers))
 
 

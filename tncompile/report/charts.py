@@ -46,7 +46,7 @@ def figure(
         tag("title", title, id=f"{key}-title"),
         tag("desc", description, id=f"{key}-desc"),
         *body,
-        class_="tn",
+        class_="tn chart",
         viewBox=f"0 0 {number(size[0])} {number(size[1])}",
         role="img",
         aria_labelledby=f"{key}-title {key}-desc",
@@ -74,7 +74,7 @@ def memory(plan: LayerPlan, key: str) -> Markup | None:
     body = [
         *_scale(plot, _byte_ticks(top)),
         *_areas(plot, moments),
-        *_limit_line(plot, limit, in_sight),
+        *_limit_line(plot, plan, in_sight),
         *_peak(plot, moments, peak),
     ]
     title = "Memory alive, forward and backward"
@@ -130,7 +130,7 @@ def _stage_ticks(plot: _Plot, own: Sequence[Moment], begin: int, count: int) -> 
         if k < len(own) and own[k].stage == own[first].stage:
             continue
         low, high = plot.x((begin + first) / count), plot.x((begin + k) / count)
-        if begin + first:
+        if begin + first and high - low > 4:
             path = f"M{low:.1f} {plot.upper:.1f}V{plot.lower:.1f}"
             yield tag("path", d=path, class_="turn")
         if high - low > 18:
@@ -139,16 +139,19 @@ def _stage_ticks(plot: _Plot, own: Sequence[Moment], begin: int, count: int) -> 
         first = k
 
 
-def _limit_line(plot: _Plot, limit: int | None, in_sight: bool) -> Iterator[Markup]:
-    if limit is None:
+def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool) -> Iterator[Markup]:
+    budget, limit = plan.layer.budget, _limit(plan)
+    if budget is None or limit is None:
         return
+    text = f"budget {show_size(budget)}"
+    if plan.training.parameter_bytes > budget / 100:
+        text += " less parameters"
     if not in_sight:
-        text = f"budget {show_size(limit)}, far above"
-        yield tag("text", text, x=plot.right, y=14, class_="end")
+        yield tag("text", f"{text}, far above", x=plot.right, y=14, class_="end")
         return
     y = plot.y(limit)
     yield tag("path", d=f"M{plot.left:.1f} {y:.1f}H{plot.right:.1f}", class_="limit")
-    yield tag("text", f"budget {show_size(limit)}", x=plot.left + 6, y=y - 6, class_="alarm")
+    yield tag("text", text, x=plot.left + 6, y=y - 6, class_="alarm")
 
 
 def _peak(plot: _Plot, moments: Sequence[Moment], peak: Moment) -> Iterator[Markup]:
@@ -168,7 +171,7 @@ def stage_bars(plan: LayerPlan, key: str) -> Markup:
     runs = alike_runs(plan.stages)
     shown = sorted(sorted(runs, key=_seconds, reverse=True)[:_MOST_BARS], key=lambda r: r.first)
     most = max((_seconds(run) for run in shown), default=0.0) or 1.0
-    left, room = 76.0, WIDTH - 76.0 - 132.0
+    left, room = 92.0, WIDTH - 92.0 - 150.0
     parts = []
     y = 30.0
     for run in shown:

@@ -15,7 +15,7 @@ from tncompile.graph.ir import Layer
 from tncompile.plan.results import LayerPlan, Plan, StagePlan
 from tncompile.report.facts import Run, alike_layers, alike_runs, wires_in
 from tncompile.report.layout import StageLayout, stage_layouts
-from tncompile.report.legend import legend
+from tncompile.report.legend import legend, legend_words
 from tncompile.report.markup import Markup, tag, together
 from tncompile.report.shapes import COLORS, EDGE, LEVEL, Drawing, Frame, bond_shape, core_shape
 
@@ -48,7 +48,12 @@ def as_svg(plan: Plan) -> str:
         width = max(width, drawing.width)
     key = legend(plan.layers)
     parts.append(tag("g", key.body, transform=f"translate({MARGIN} {y:g})"))
-    y += key.height + MARGIN
+    y += key.height
+    for words in legend_words(plan.layers):
+        parts.append(tag("text", words, x=MARGIN, y=y + 14))
+        y += 18
+        width = max(width, 6.4 * len(words) + 2 * MARGIN)
+    y += MARGIN
     width = max(width, key.width + 2 * MARGIN)
     return (
         str(

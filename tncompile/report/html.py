@@ -12,7 +12,7 @@ from tncompile.plan.results import LayerPlan, Plan
 from tncompile.report import charts, tables
 from tncompile.report.drawing import describe, network, style
 from tncompile.report.facts import MODES, alike_layers, best_gain, ratio, totals, where
-from tncompile.report.legend import legend
+from tncompile.report.legend import legend, legend_words
 from tncompile.report.markup import Child, Markup, number, tag, together
 from tncompile.report.units import against, show_flops, show_ratio, show_seconds, show_size
 from tncompile.report.words import show_modes
@@ -187,7 +187,7 @@ def _network(plan: LayerPlan, key: str) -> Markup:
         role="img",
         aria_labelledby=f"{key}-net-title {key}-net-desc",
     )
-    shapes = legend([plan])
+    shapes = legend([plan], most=340)
     shown = tag(
         "svg",
         shapes.body,
@@ -197,7 +197,7 @@ def _network(plan: LayerPlan, key: str) -> Markup:
         aria_hidden="true",
     )
     box = tag("div", svg, class_="wide drawing", tabindex="0", role="region", aria_label="network")
-    caption = tag("figcaption", shown)
+    caption = tag("figcaption", shown, " ".join(legend_words([plan])))
     return tag("figure", tag("h3", "The network"), box, caption)
 
 

@@ -10,11 +10,10 @@ from tncompile.report.markup import Markup, tag, together
 from tncompile.report.shapes import Drawing
 
 _ROW, _GLYPH, _LETTER = 26, 44, 6.9
-_MOST = 640  # pixels to a line
 
 
-def legend(plans: Iterable[LayerPlan]) -> Drawing:
-    """A line or more of shapes with their names."""
+def legend(plans: Iterable[LayerPlan], most: float = 640.0) -> Drawing:
+    """Shapes with their names, in lines of at most so many pixels."""
     plans = list(plans)
     cores = [core for plan in plans for stage in plan.layer.stages for core in stage.cores]
     entries = [(glyph, text) for occurs, glyph, text in _ENTRIES if any(map(occurs, cores))]
@@ -22,20 +21,21 @@ def legend(plans: Iterable[LayerPlan]) -> Drawing:
     x = y = widest = 0.0
     for glyph, text in entries:
         width = _GLYPH + _LETTER * len(text) + 14
-        if x and x + width > _MOST:
+        if x and x + width > most:
             x, y = 0.0, y + _ROW
         words = tag("text", text, x=_GLYPH - 4, y=16)
         parts.append(tag("g", Markup(glyph), words, transform=f"translate({x:g} {y:g})"))
         x += width
         widest = max(widest, x)
-    y += _ROW
-    lines = ["Wires run down, from the root to the weight; between stages their activation."]
+    return Drawing(max(widest, x), y + _ROW, together(*parts))
+
+
+def legend_words(plans: Iterable[LayerPlan]) -> tuple[str, ...]:
+    """What no shape says."""
+    words = ["Wires run down, from the root to the weight; between stages stands their activation."]
     if any(stage.schedule.windows for plan in plans for stage in plan.stages):
-        lines.append("Cores of one colour are one window: one matrix product, in the order shown.")
-    for line in lines:
-        parts.append(tag("text", line, x=0, y=y + 14))
-        y += 18
-    return Drawing(max(widest, 520.0), y + 4, together(*parts))
+        words.append("Cores of one colour are one window: one matrix product, in the order shown.")
+    return tuple(words)
 
 
 def _root(core: Core) -> bool:

@@ -185,7 +185,7 @@ def _schedule(run: Run, entry_bytes: int) -> Markup:
     drawn = "\n".join(diagram(plan, entry_bytes, _DIAGRAM))
     return tag(
         "details",
-        tag("summary", tag("strong", label), f": {way}. {_chosen(plan)}"),
+        tag("summary", tag("strong", label), f": {way}{_chosen(plan)}"),
         tag("p", "From ", *made, f" ({place}).", class_="muted"),
         tag("pre", drawn, tabindex="0", aria_hidden="true") if drawn else None,
         _windows(plan) if count else _notes(plan),
@@ -218,21 +218,25 @@ def _chosen(plan: StagePlan) -> str:
         return ""
     winner, second = plan.candidates[:2]
     if winner.seconds <= 0:
-        return f"Chosen over {second.name}."
-    return f"{second.name} would take {show_factor(second.seconds / winner.seconds)} as long."
+        return f", chosen before “{second.name}”"
+    return f"; “{second.name}” would take {show_factor(second.seconds / winner.seconds)} as long"
 
 
 def _candidates(plan: StagePlan) -> Markup:
-    if not plan.candidates:
-        return tag("p", plan.reason or "There is no other way.", class_="muted")
+    if len(plan.candidates) < 2:
+        seconds = "".join(
+            f"{c.name} takes {show_seconds(c.seconds)} forward and backward. "
+            for c in plan.candidates
+        )
+        why = f": {plan.reason}" if plan.reason else ""
+        return tag("p", f"{seconds}No other way was looked at{why}.", class_="muted")
     best = plan.candidates[0].seconds
     rows = [
         (c.name, show_seconds(c.seconds), show_factor(c.seconds / best) if best else "–")
         for c in plan.candidates
     ]
     head = ("way", "forward and backward", "against the chosen one")
-    why = tag("p", f"No other way was looked at: {plan.reason}.") if plan.reason else None
-    return together(table("Ways compared, the chosen one first", head, rows), why)
+    return table("Ways compared, the chosen one first", head, rows)
 
 
 # Batches --------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def _summary(plan: Plan) -> Iterator[str]:
         layer = one.layer
         rows.append(
             (
-                cut(layer.name, 24),
+                layer.name,
                 f"{layer.parameter_count:,}",
                 f"{layer.dense_parameter_count:,}",
                 _smaller(ratio(layer.dense_parameter_count, layer.parameter_count)),
@@ -96,7 +96,9 @@ def _summary(plan: Plan) -> Iterator[str]:
             "",
         )
     )
-    lines = [*table(rows, left=(0, 7))]
+    others = sum(2 + max(len(row[k]) for row in rows) for k in range(1, 8))
+    named = [(cut(row[0], WIDTH - 2 - others), *row[1:]) for row in rows]
+    lines = [*table(named, left=(0, 7))]
     rule = "  " + "─" * (max(map(len, lines)) - 2)
     yield lines[0]
     yield rule
@@ -115,8 +117,7 @@ def _summary(plan: Plan) -> Iterator[str]:
 
 
 def _gain(gain: Application) -> str:
-    use = gain.use(gain.mode)
-    return f"{against(use.forward.seconds, gain.dense.seconds)} at {gain.batch:,}"
+    return against(gain.use(gain.mode).forward.seconds, gain.dense.seconds)
 
 
 def _smaller(times: float | None) -> str:
