@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from tncompile.driver import Options, plan_source
 from tncompile.plan import LayerPlan as Planned
@@ -51,6 +52,7 @@ ALL = {
 }
 
 
+@cache
 def plan_of(text: str, **definitions: str) -> Plan:
     """The plan of a text, whose warnings do not matter here."""
     planned = plan_source(SourceFile("t.tn", text), Options(definitions=definitions)).plan

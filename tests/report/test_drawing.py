@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.report.plans import ALL, DEEP, HOSTILE, MERA, RING, WALL, plan_of
 from tests.report.test_layout import ring
+from tncompile.driver import read_program
 from tncompile.plan.results import Plan
+from tncompile.plan.schedule import Schedule
 from tncompile.report import as_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -89,6 +92,24 @@ def test_a_network_of_bonds_is_drawn() -> None:
     assert [tip for tip in tips if tip.startswith("bond")] == [
         f"bond b{k} of size 3" for k in range(5)
     ]
+
+
+def test_wide_rows_stay_apart() -> None:
+    sizes = ", ".join(["2"] * 62)
+    program = read_program(f"layer w : Tensor({sizes}) from BrickWall(2)")
+    plan = plan_of(MERA)
+    one, schedule = plan.layers[0], Schedule("tree", (), (), False, ())
+    stages = tuple(
+        replace(one.stages[0], stage=s, schedule=schedule) for s in program.layers[0].stages
+    )
+    wide = replace(one, layer=program.layers[0], stages=stages)
+    root = drawn(Plan(program, plan.profile, (wide,)))
+    assert float(root.attrib["width"]) < 1300
+    paths = [p.attrib["d"] for p in root.iter(f"{SVG}path") if p.get("class") == "wire"]
+    columns = sorted({float(x) for path in paths for x in re.findall(r"M([\d.]+) ", path)})
+    assert len(columns) == 62
+    assert min(b - a for a, b in pairwise(columns)) >= 12
+    assert f"{2**62:,} entries" in texts(root)
 
 
 def test_layers_planned_alike_are_drawn_once() -> None:

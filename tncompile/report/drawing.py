@@ -129,6 +129,8 @@ def _after(stage: StagePlan, layer: Layer, between: tuple[float, float], y: floa
     low, high = between
     if activation is None:
         text, look = " × ".join(f"{size:,}" for size in layer.target.weight_shape), "weight"
+        if 7 * len(text) > high - low:
+            text = f"{layer.modes.entries:,} entries" if high - low > 130 else ""
     else:
         text, look = activation.name, "band"
     return together(

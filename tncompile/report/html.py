@@ -187,7 +187,7 @@ def _network(plan: LayerPlan, key: str) -> Markup:
         role="img",
         aria_labelledby=f"{key}-net-title {key}-net-desc",
     )
-    shapes = legend([plan], most=340)
+    shapes = legend([plan], most=420)
     shown = tag(
         "svg",
         shapes.body,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from tncompile.graph.ir import CONSTANTS, Core, CoreKind
 from tncompile.plan.results import LayerPlan
 from tncompile.report.markup import Markup, tag, together
-from tncompile.report.shapes import Drawing
+from tncompile.report.shapes import COLORS, Drawing
 
 _ROW, _GLYPH, _LETTER = 26, 44, 6.9
 
 
-def legend(plans: Iterable[LayerPlan], most: float = 640.0) -> Drawing:
+def legend(plans: Sequence[LayerPlan], most: float = 640.0) -> Drawing:
     """Shapes with their names, in lines of at most so many pixels."""
-    plans = list(plans)
     cores = [core for plan in plans for stage in plan.layer.stages for core in stage.cores]
     entries = [(glyph, text) for occurs, glyph, text in _ENTRIES if any(map(occurs, cores))]
     parts = []
@@ -30,11 +29,13 @@ def legend(plans: Iterable[LayerPlan], most: float = 640.0) -> Drawing:
     return Drawing(max(widest, x), y + _ROW, together(*parts))
 
 
-def legend_words(plans: Iterable[LayerPlan]) -> tuple[str, ...]:
+def legend_words(plans: Sequence[LayerPlan]) -> tuple[str, ...]:
     """What no shape says."""
     words = ["Wires run down, from the root to the weight; between stages stands their activation."]
     if any(stage.schedule.windows for plan in plans for stage in plan.stages):
         words.append("Cores of one colour are one window: one matrix product, in the order shown.")
+    if any(len(s.schedule.windows) > COLORS for plan in plans for s in plan.stages):
+        words.append(f"Colours repeat after {COLORS} windows.")
     return tuple(words)
 
 

@@ -349,6 +349,7 @@ def _applications(plan: LayerPlan) -> Iterator[str]:
         for one in plan.applications:
             rows.append(_application(one, training))
         yield from table(rows, left=(1, 4, 5), indent=4)
+        yield ""
     if plan.crossover_batch is not None:
         batch = f"from batch {plan.crossover_batch:,} on"
         yield f"    {batch}, `materialise` is the fastest without gradients"
