@@ -82,6 +82,14 @@ def test_what_does_not_fit_and_what_is_not_to_be_had() -> None:
     assert "from batch 1,024 on, `materialise` is the fastest" in shown
 
 
+def test_never_is_said_only_where_it_is_so() -> None:
+    plan = plan_of(MERA)
+    one = replace(plan.layers[0], crossover_batch=None)
+    assert "never the fastest" not in as_text(replace(plan, layers=(one,)))
+    one = replace(one, applications=one.applications[:2])
+    assert "`materialise` is never the fastest" in as_text(replace(plan, layers=(one,)))
+
+
 def test_budget_is_compared() -> None:
     plan = plan_of(PADDED)
     assert "budget 1 MiB: 926 KiB to spare" in as_text(plan)

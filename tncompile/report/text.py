@@ -353,7 +353,7 @@ def _applications(plan: LayerPlan) -> Iterator[str]:
     if plan.crossover_batch is not None:
         batch = f"from batch {plan.crossover_batch:,} on"
         yield f"    {batch}, `materialise` is the fastest without gradients"
-    elif any(len(one.uses) > 1 for one in plan.applications):
+    elif all(one.mode != "materialise" for one in plan.applications):
         yield "    `materialise` is never the fastest without gradients"
     for mode, reason in plan.unavailable:
         yield from wrapped(f"no `{plain(mode)}`: {plain(reason)}", 6, "    ")
