@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -132,6 +133,27 @@ def test_report(folder: Path) -> None:
     assert data["layers"][0]["name"] == "fc"
     run("report", "good.tn", "--format", "json", "-o", "out.json", cwd=folder)
     assert json.loads((folder / "out.json").read_text()) == data
+    page = run("report", "good.tn", "--format", "html", "-D", "n=2", cwd=folder)
+    assert page.returncode == 0
+    assert page.stdout.startswith("<!DOCTYPE html>")
+    assert "TTN(latent = 2)" in page.stdout
+
+
+def test_draw(folder: Path) -> None:
+    shown = run("draw", "good.tn", cwd=folder)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert ElementTree.fromstring(shown.stdout).tag.endswith("}svg")
+    assert run("draw", "good.tn", "-o", "net.svg", cwd=folder).stdout == ""
+    assert (folder / "net.svg").read_text() == shown.stdout
+    other = run("draw", "-", "-D", "n=2", cwd=folder, text=GOOD)
+    assert "2 → 4 wires" in other.stdout
+    wrong = run("draw", "bad.tn", "-o", "bad.svg", cwd=folder)
+    assert wrong.returncode == 1
+    assert "error[E0201]" in wrong.stderr
+    assert not (folder / "bad.svg").exists()
+    over = run("draw", "good.tn", "-o", "good.tn", cwd=folder)
+    assert over.returncode == 2
+    assert (folder / "good.tn").read_text() == GOOD
 
 
 @pytest.mark.parametrize(
@@ -141,6 +163,8 @@ def test_report(folder: Path) -> None:
         ("compile",),
         ("fly", "good.tn"),
         ("check", "good.tn", "--format", "xml"),
+        ("check", "good.tn", "--format", "html"),
+        ("draw",),
         ("compile", "good.tn", "--backend", "abacus"),
         ("compile", "good.tn", "--budget", "lots"),
         ("compile", "good.tn", "--budget", "-3MiB"),
@@ -165,6 +189,7 @@ def test_wrong_usage(arguments: tuple[str, ...], folder: Path) -> None:
         ("check", "good.tn", "-D", "n=)"),
         ("compile", "good.tn", "--budget", "1KiB"),
         ("fmt", "none.tn"),
+        ("draw", "none.tn"),
     ],
 )
 def test_wrong_files(arguments: tuple[str, ...], folder: Path) -> None:

@@ -64,11 +64,28 @@ def report(given: argparse.Namespace) -> int:
 
         planned = plan_source(_source(given.file), _options(given))
         _show(planned.warnings)
-        if given.format == "json":
-            text = json.dumps(reports.as_json(planned.plan), indent=2) + "\n"
-        else:
-            text = reports.as_text(planned.plan)
+        match given.format:
+            case "json":
+                text = json.dumps(reports.as_json(planned.plan), indent=2) + "\n"
+            case "html":
+                text = reports.as_html(planned.plan)
+            case _:
+                text = reports.as_text(planned.plan)
         _write(given.output, text, planned.unit)
+        return 0
+
+    return _guarded(run)
+
+
+def draw(given: argparse.Namespace) -> int:
+    """`tncompile draw`."""
+
+    def run() -> int:
+        from tncompile import report as reports
+
+        planned = plan_source(_source(given.file), _options(given))
+        _show(planned.warnings)
+        _write(given.output, reports.as_svg(planned.plan), planned.unit)
         return 0
 
     return _guarded(run)

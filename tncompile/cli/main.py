@@ -50,10 +50,17 @@ def parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="say what every contraction costs")
     report.add_argument("file", metavar="FILE.tn", help=_SOURCE)
-    report.add_argument("--format", choices=_FORMATS, default="text")
+    report.add_argument("--format", choices=(*_FORMATS, "html"), default="text")
     report.add_argument("-o", "--output", metavar="OUT", default="-", help="where to write it")
     _add_definitions(report)
     _add_budget(report)
+
+    draw = commands.add_parser("draw", help="draw the networks of a file")
+    draw.add_argument("file", metavar="FILE.tn", help=_SOURCE)
+    draw.add_argument(
+        "-o", "--output", metavar="OUT.svg", default="-", help="where to write it (default: -)"
+    )
+    _add_definitions(draw)
 
     compiling = commands.add_parser("compile", help="write an importable Python module")
     compiling.add_argument("file", metavar="FILE.tn", help=_SOURCE)
