@@ -26,12 +26,8 @@ MAY_IMPORT = {
     "emit": {"source", "diagnostics", "graph", "plan"},
     "backends": {"emit", "plan", "graph"},
     "driver": {"source", "diagnostics", "syntax", "graph", "plan", "emit"},
-<<<<<<< HEAD
     "calibration": {"plan", "emit"},
-    "report": {"plan", "graph"},
-=======
     "report": {"source", "plan", "graph"},
->>>>>>> report
     "api": {"source", "diagnostics", "syntax", "driver"},
     "cli": {"source", "diagnostics", "syntax", "emit", "driver", "calibration", "report"},
 }

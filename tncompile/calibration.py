@@ -12,7 +12,7 @@ from pathlib import Path
 from tncompile.emit import load_backend
 from tncompile.plan.profile import Profile
 from tncompile.plan.profile_file import CALIBRATED, calibrated_path, profile_as_json
-from tncompile.plan.works import calibration_works
+from tncompile.plan.timed import calibration_works
 
 __all__ = ["CALIBRATED", "Calibration", "as_json", "calibrate", "new_calibrated_path"]
 

@@ -15,17 +15,27 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from tncompile.diagnostics import Diagnostic, DiagnosticError, Findings
-from tncompile.emit import Header, check, clean_comment, load_backend, module_program
+from tncompile.diagnostics.planning import PlanCacheTrouble
+from tncompile.emit import (
+    Header,
+    check,
+    clean_comment,
+    decisions_in,
+    load_backend,
+    module_program,
+)
 from tncompile.graph.build import build
 from tncompile.graph.ir import Program
 from tncompile.graph.verify import verify
-from tncompile.plan import Memory, Plan, Settings, make_plan
+from tncompile.plan import BATCHES, Cache, Memory, Plan, Settings, make_plan
+from tncompile.plan.folders import cache_folder
+from tncompile.plan.profile_file import load_profile
 from tncompile.source import SourceFile
 from tncompile.syntax import (
     Unit,
@@ -44,12 +54,20 @@ class Options:
 
     `definitions` replace lets of the file, as expressions of the language. `budget` is the
     most bytes that one forward and backward pass of a layer may keep alive, None for this
-    machine's memory.
+    machine's memory. `device` is a profile: `cpu`, `h200`, `calibrated`, or a file. With
+    `search_seconds` contraction trees are searched for this long for each stage, otherwise
+    for as short as it takes; `progress` is told the part that is done. `batches` are planned
+    for where a layer does not say; `cache` tells whether plans are kept in the user's folder.
     """
 
     backend: str = "torch"
     definitions: Mapping[str, str] = field(default_factory=dict)
     budget: int | None = None
+    device: str = "cpu"
+    search_seconds: float | None = None
+    progress: Callable[[float], None] | None = None
+    batches: tuple[int, ...] = BATCHES
+    cache: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +108,47 @@ def read_program(path_or_text: str | os.PathLike[str]) -> Program:
     return verify(build(unit, {}, Findings()))
 
 
-def plan_source(source: SourceFile, options: Options) -> Planned:
+def plan_source(source: SourceFile, options: Options, emitted: str = "") -> Planned:
     """All phases up to the plan.
 
+    `emitted` is the text of a module compiled before: its decisions hold as long as nothing
+    that they depend on has changed.
+
     Raises:
-        DiagnosticError: whatever is wrong with the source, warnings included.
+        DiagnosticError: whatever is wrong with the source, warnings included; E06xx for the
+            device profile.
     """
     findings = Findings()
+    profile = load_profile(options.device)
     definitions = _definitions(options.definitions)
     unit = load(source)
     program = verify(build(unit, definitions, findings))
     memory = None if options.budget is None else Memory(options.budget, "the budget given")
-    plan = make_plan(program, findings, Settings(memory=memory))
+    settings = Settings(
+        profile=profile,
+        seconds=options.search_seconds,
+        progress=options.progress,
+        memory=memory,
+        batches=options.batches,
+        cache=Cache(
+            cache_folder() / "plans" if options.cache else None,
+            warn=lambda trouble: findings.add(PlanCacheTrouble(None, trouble)),
+        ),
+        stored=decisions_in(emitted),
+    )
+    plan = make_plan(program, findings, settings)
     return Planned(unit, plan, findings.warnings)
 
 
-def compile_source(source: SourceFile, options: Options) -> Compiled:
-    """All phases: the text of a module.
+def compile_source(source: SourceFile, options: Options, emitted: str = "") -> Compiled:
+    """All phases: the text of a module; `emitted` is that of a module compiled before.
 
     Raises:
         DiagnosticError: whatever is wrong with the source.
         UnknownBackendError: no backend of this name is installed.
     """
     backend = load_backend(options.backend)
-    planned = plan_source(source, options)
+    planned = plan_source(source, options, emitted)
     text = backend.render(module_program(planned.plan, _header(planned.unit, options)))
     check(text)
     return Compiled(text, planned.unit, planned.plan, planned.warnings)
@@ -138,6 +173,12 @@ def _header(unit: Unit, options: Options) -> Header:
         words += ["-D", f"{key}={format_expression(value)}"]
     if options.budget is not None:
         words += ["--budget", str(options.budget)]
+    if options.device != "cpu":
+        words += ["--device", options.device]
+    if options.search_seconds is not None:
+        words += ["--effort", "thorough"]
+    if options.batches != BATCHES:
+        words += ["--batch", ",".join(map(str, options.batches))]
     return Header(
         version=version("tncompile"),
         source=clean_comment(name),

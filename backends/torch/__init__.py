@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tncompile.emit import ModuleProgram, environment
-from tncompile.plan.works import Measurement, Work
+from tncompile.plan.timed import Measurement, Work
 
 from .views import module_view
 

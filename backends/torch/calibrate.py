@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from tncompile.emit.backend import UnavailableDeviceError
-from tncompile.plan.works import Measurement, Pass, Product, Work
+from tncompile.plan.timed import Measurement, Pass, Product, Work
 
 _SAMPLE_SECONDS = 2e-5  # the least time that one sample takes, by repetition
 _VISIT_SECONDS = 3e-4  # the least time that all samples of one round take

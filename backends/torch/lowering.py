@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
-from tncompile.emit.program import Instruction, Load, StageProgram, WindowProgram
+from tncompile.emit.program import (
+    Instruction,
+    Load,
+    StageProgram,
+    StreamProgram,
+    WindowProgram,
+)
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -107,8 +114,9 @@ def _times(batch: str, count: int) -> str:
 def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
     match step:
         case Join():
-            code = f"{given[1]}.reshape({step.outer}, {step.inner}).mT"
-            return f"{given[0]}.reshape(n, {step.inner}) @ {code}", (1, step.outer)
+            matrix, rows = given
+            code = f"{rows}.reshape(n, {step.inner}) @ {matrix}.reshape({step.outer}, {step.inner})"
+            return f"{code}.mT", (1, step.outer)
         case Select():
             where = "number" if step.every == 1 else f"number // {step.every}"
             code = f"{given[0]}.reshape({step.left}, {step.size}, {step.right})"
@@ -157,7 +165,7 @@ def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
 def _contract(step: Contract, left: str, right: str) -> tuple[str, tuple[int, ...]]:
     """One product; operands that only need another view of their axes are viewed so here."""
     batch, rows, inner, columns = step.batch, step.rows, step.inner, step.columns
-    shapes = ((batch, rows, inner), (batch, inner, columns))
+    shapes: tuple[tuple[int, ...], ...] = ((batch, rows, inner), (batch, inner, columns))
     if batch == 1:
         shapes = ((rows, inner), (inner, columns))
     one, other = (
@@ -185,6 +193,17 @@ def _viewed(name: str, arrangement: Arrangement, shape: tuple[int, ...]) -> str:
 def _arranged(name: str, arrangement: Arrangement) -> str:
     axes = ", ".join(map(str, arrangement.axes))
     return f"{name}.reshape({shape_text(arrangement.view)}).permute({axes})"
+
+
+def stream_lines(stream: StreamProgram, shape: tuple[int, ...]) -> Iterator[str]:
+    """Lines that make rows `first` to `last` (exclusive) of the weight from matrix and state."""
+    columns, right = math.prod(shape[1:]), stream.right
+    rest = ", ".join(map(str, shape[1:]))
+    yield f"begin, end = first * {columns} // {right}, -(-last * {columns} // {right})"
+    yield f"# a row of the matrix makes {right} entries of the weight"
+    yield "x = (matrix[begin:end] @ state).reshape(-1)"
+    yield f"x = x[first * {columns} - begin * {right} : last * {columns} - begin * {right}]"
+    yield f"return x.reshape(last - first, {rest})"
 
 
 def entry_lines(stage: StageProgram) -> Iterator[str]:

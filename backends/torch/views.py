@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from textwrap import wrap
 
@@ -11,10 +12,11 @@ from tncompile.emit.program import StageProgram
 from tncompile.graph.ir import CoreKind, Init, NearIdentity, Normal, Parameter, Uniform
 from tncompile.graph.network import root_wire_count
 from tncompile.graph.targets import Conv2d
-from tncompile.plan.schedule import Identity, Ones
+from tncompile.plan import LayerPlan
+from tncompile.plan.schedule import Identity, Ones, Schedule
 
 from . import activations
-from .lowering import entry_lines, lines, load_lines, shape_text
+from .lowering import entry_lines, lines, load_lines, shape_text, stream_lines
 
 _COMMENT_WIDTH = 90
 _DRAWN: dict[type, str] = {
@@ -63,6 +65,36 @@ class StageView:
     activation_module: str | None
     carriers: str
     carrier_uses: int
+    slice_count: int  # 0 where the layer is not a sum of slices
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """Stages of the trunk that stand together in it, or in a method of their own."""
+
+    name: str
+    recomputed: bool
+    stages: tuple[StageView, ...]
+
+    @property
+    def takes_state(self) -> bool:
+        """Whether a state comes in."""
+        return self.stages[0].takes_state
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """The last stage in blocks of rows."""
+
+    start: tuple[str, ...]
+    loads: tuple[str, ...]
+    lines: tuple[str, ...]
+    row_lines: tuple[str, ...]
+    matrix: str
+    operand: str
+    inner: int
+    right: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +125,14 @@ class LayerView:
     bias_bound: str
     replaces: str | None
     attributes: tuple[str, ...]
+    padding: str
     padding_amounts: str | None
+    stride_area: int
+    trunk: tuple[RunView, ...]
+    last_recomputed: bool
+    contract: StageView | None
+    stream: StreamView | None
+    mode_tables: tuple[str, ...]
 
     @property
     def hidden(self) -> tuple[StageView, ...]:
@@ -121,6 +160,23 @@ class ModuleView:
     plain_rational: bool
     mixers: bool
     constants: bool
+    decision_lines: tuple[str, ...]
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether anything is run again in the backward pass."""
+        return any(
+            layer.stream is not None
+            or layer.last_recomputed
+            or any(run.recomputed for run in layer.trunk)
+            or any(stage.slice_count for stage in layer.stages)
+            for layer in self.layers
+        )
+
+    @property
+    def other_modes(self) -> bool:
+        """Whether a layer is applied in another way than by its weight."""
+        return any(x.contract is not None or x.stream is not None for x in self.layers)
 
     @property
     def exports(self) -> tuple[str, ...]:
@@ -147,11 +203,27 @@ def module_view(program: ModuleProgram) -> ModuleView:
         constants=any(
             isinstance(step, Identity | Ones)
             for layer in program.layers
-            for stage in layer.stages
-            for step in stage.plan.schedule.steps
+            for schedule in _schedules(layer.plan)
+            for step in schedule.steps
         ),
         mixers=any(isinstance(init, NearIdentity) for init in inits),
+        decision_lines=tuple(
+            line for key, text in program.decisions for line in _decision_lines(key, text)
+        ),
     )
+
+
+def _decision_lines(key: str, text: str) -> list[str]:
+    """A decision as comment lines; a line that goes on the one before begins with spaces."""
+    first, rest = text[: _COMMENT_WIDTH - 40], text[_COMMENT_WIDTH - 40 :]
+    more = [rest[k : k + _COMMENT_WIDTH] for k in range(0, len(rest), _COMMENT_WIDTH)]
+    return [f"# plan {key} {first}", *(f"#   {part}" for part in more)]
+
+
+def _schedules(plan: LayerPlan) -> list[Schedule]:
+    """All schedules that a module may carry out."""
+    modes = [s for s in (plan.contract, plan.stream) if s is not None]
+    return [*(stage.schedule for stage in plan.stages), *modes]
 
 
 def _layer(program: LayerProgram) -> LayerView:
@@ -167,9 +239,12 @@ def _layer(program: LayerProgram) -> LayerView:
     for size in reversed(shape[1:]):
         strides.insert(0, strides[0] * size)
     fan_in = getattr(target, "fan_in", 1)
-    amounts = None
+    amounts, padding = None, "self.padding"
     if isinstance(target, Conv2d) and target.padding_mode != "zeros":
-        amounts = repr(target.padding_amounts)
+        amounts, padding = repr(target.padding_amounts), "0"
+    like = f"self.{names[0]}"
+    stages = tuple(_stage(s, like) for s in program.stages)
+    used = _used_modes(program.plan)
     return LayerView(
         name=layer.name,
         class_name=layer.class_name,
@@ -180,7 +255,7 @@ def _layer(program: LayerProgram) -> LayerView:
         core_names=tuple(names),
         parameter_count=layer.parameter_count,
         dense_count=layer.dense_parameter_count,
-        stages=tuple(_stage(s, f"self.{names[0]}") for s in program.stages),
+        stages=stages,
         weight_shape=shape_text(shape),
         weight_axes=len(shape),
         strides=repr(tuple(strides)),
@@ -195,8 +270,67 @@ def _layer(program: LayerProgram) -> LayerView:
         bias_bound=f"1.0 / math.sqrt({fan_in})",
         replaces=layer.replaces,
         attributes=_attributes(target),
+        padding=padding,
         padding_amounts=amounts,
+        stride_area=math.prod(getattr(target, "stride", ())),
+        trunk=tuple(
+            RunView(
+                name=f"layers{run.first}_{run.last}",
+                recomputed=run.recomputed,
+                stages=stages[run.first - 1 : run.last],
+            )
+            for run in program.trunk
+        ),
+        last_recomputed=program.last_recomputed,
+        contract=_contract(program, like, used),
+        stream=_stream(program, like, used),
+        mode_tables=_mode_tables(program.plan, used),
     )
+
+
+def _used_modes(plan: LayerPlan) -> set[str]:
+    """The modes that some batch size is applied in."""
+    return {mode for a in plan.applications for mode in (a.mode, a.training_mode, a.cached_mode)}
+
+
+def _contract(program: LayerProgram, like: str, used: set[str]) -> StageView | None:
+    if program.contract is None or "contract" not in used:
+        return None
+    return _stage(program.contract, like)
+
+
+def _stream(program: LayerProgram, like: str, used: set[str]) -> StreamView | None:
+    stream = program.stream
+    if stream is None or "stream" not in used:
+        return None
+    return StreamView(
+        start=tuple(load_lines(stream.stage.start)),
+        loads=tuple(load_lines(stream.stage.loads)),
+        lines=tuple(lines(stream.stage.instructions, like)),
+        row_lines=tuple(stream_lines(stream, program.layer.target.weight_shape)),
+        matrix=stream.matrix,
+        operand=stream.operand,
+        inner=stream.inner,
+        right=stream.right,
+        rows=stream.rows,
+    )
+
+
+def _mode_tables(plan: LayerPlan, used: set[str]) -> tuple[str, ...]:
+    """Class attributes that name the mode from each batch size on, without the default ones."""
+    if used <= {"materialise"}:
+        return ()
+    tables = {
+        "_modes": [(a.batch, a.mode) for a in plan.applications],
+        "_training_modes": [(a.batch, a.training_mode) for a in plan.applications],
+        "_cached_modes": [(a.batch, a.cached_mode) for a in plan.applications],
+    }
+    found = []
+    for name, rows in tables.items():
+        changes = [r for k, r in enumerate(rows) if not k or rows[k - 1][1] != r[1]]
+        changes[0] = (1, changes[0][1])
+        found.append(f"{name} = {literal(tuple(changes))}")
+    return tuple(found)
 
 
 def _attributes(target: object) -> tuple[str, ...]:
@@ -259,6 +393,7 @@ def _stage(program: StageProgram, like: str) -> StageView:
         activation_module=module,
         carriers=_tuple_text([f"self.{p.name}" for p in program.carriers]),
         carrier_uses=program.carrier_uses,
+        slice_count=math.prod(slices) if (slices := program.plan.schedule.slices) else 0,
     )
 
 

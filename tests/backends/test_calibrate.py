@@ -15,7 +15,7 @@ from tncompile.emit import UnavailableDeviceError, load_backend
 from tncompile.plan.fit import fit_profile
 from tncompile.plan.profile import CPU
 from tncompile.plan.profile_file import profile_from_json
-from tncompile.plan.works import (
+from tncompile.plan.timed import (
     Measurement,
     Pass,
     Product,

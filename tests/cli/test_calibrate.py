@@ -14,7 +14,7 @@ from tncompile import calibration
 from tncompile.cli.main import main
 from tncompile.plan.profile import CPU
 from tncompile.plan.profile_file import profile_as_json, read_profile
-from tncompile.plan.works import Pass, Work, calibration_works
+from tncompile.plan.timed import Pass, Work, calibration_works
 
 Run = Callable[..., int]
 

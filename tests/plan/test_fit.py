@@ -10,7 +10,7 @@ import pytest
 
 from tncompile.plan.fit import NEVER_FRESH, factors_off, fit_profile
 from tncompile.plan.profile import CPU, Profile
-from tncompile.plan.works import (
+from tncompile.plan.timed import (
     ITEMSIZE,
     Measurement,
     Pass,

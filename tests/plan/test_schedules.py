@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given, settings
+from tncompile.plan.cost import schedule_cost
 
 from tests.conftest import Compile
 from tests.reference import Row
@@ -16,7 +17,6 @@ from tests.strategies import rows
 from tncompile.diagnostics import DiagnosticError, Findings
 from tncompile.driver import read_program
 from tncompile.plan import CPU, Memory, make_plan, show_bytes
-from tncompile.plan.cost import schedule_cost
 from tncompile.plan.schedule import Contract, Rearrange, operands
 from tncompile.plan.search import tree_schedule
 from tncompile.plan.windows import LARGEST_MATRIX, window_schedule

@@ -6,12 +6,12 @@ import random
 
 import pytest
 import torch
+from tncompile.plan.cost import Profile
 
 from tests.conftest import Compile
 from tests.decoders import decoder_row
 from tests.reference import Row, Statement
 from tncompile.plan import windows
-from tncompile.plan.cost import Profile
 
 
 def random_cuts(

@@ -99,7 +99,7 @@ def compile(given: argparse.Namespace) -> int:
         output = given.output
         if output is None:
             output = "-" if given.file == "-" else str(Path(given.file).with_suffix(".py"))
-        compiled = compile_source(source, _options(given))
+        compiled = compile_source(source, _options(given), _emitted(output))
         _show(compiled.warnings)
         if not given.check:
             _write(output, compiled.text, compiled.unit)
@@ -113,6 +113,15 @@ def compile(given: argparse.Namespace) -> int:
     return _guarded(run)
 
 
+def _emitted(output: str) -> str:
+    """The text of the module that is there already, empty if there is none to read."""
+    path = Path(output)
+    try:
+        return path.read_text("utf-8") if output != "-" and path.is_file() else ""
+    except (OSError, ValueError):
+        return ""
+
+
 def calibrate(given: argparse.Namespace) -> int:
     """`tncompile calibrate`."""
 
@@ -121,7 +130,7 @@ def calibrate(given: argparse.Namespace) -> int:
 
         output = given.output or str(new_calibrated_path())
         _check_writable(output)  # before, not after, it has taken its time
-        found = calibrate(given.device, given.name or CALIBRATED, _bar())
+        found = calibrate(given.device, given.name or CALIBRATED, _bar("measuring"))
         _write(output, as_json(found.profile))
         summary = (
             f"{found.measured} operations measured; half of the predicted times are within "
@@ -141,7 +150,7 @@ def calibrate(given: argparse.Namespace) -> int:
     return _guarded(run)
 
 
-def _bar() -> Callable[[float], None]:
+def _bar(doing: str) -> Callable[[float], None]:
     """Draws a progress bar, where somebody sees it."""
     if sys.stderr is None or not sys.stderr.isatty():
         return lambda _: None
@@ -150,7 +159,7 @@ def _bar() -> Callable[[float], None]:
     def draw(done: float) -> None:
         nonlocal shown
         marks = int(done * 30)
-        text = f"\rmeasuring [{'#' * marks}{'.' * (30 - marks)}] {done:4.0%}"
+        text = f"\r{doing} [{'#' * marks}{'.' * (30 - marks)}] {done:4.0%}"
         if text != shown:
             sys.stderr.write(text if done < 1 else "\r\x1b[K")
             sys.stderr.flush()
@@ -192,10 +201,16 @@ def _source(file: str) -> SourceFile:
 
 
 def _options(given: argparse.Namespace) -> Options:
+    thorough = getattr(given, "effort", "fast") == "thorough"
     return Options(
         backend=getattr(given, "backend", "torch"),
         definitions=dict(given.definitions),
         budget=getattr(given, "budget", None),
+        device=getattr(given, "device", "cpu"),
+        search_seconds=given.search_seconds if thorough else None,
+        progress=_bar("searching") if thorough else None,
+        batches=getattr(given, "batch", None) or Options().batches,
+        cache=not getattr(given, "no_cache", False),
     )
 
 

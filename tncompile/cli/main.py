@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 _FORMATS = ("text", "json")
+_LARGEST_BATCH = 2**40
 _SOURCE = "a .tn file, or - for standard input"
 
 
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--format", choices=(*_FORMATS, "html"), default="text")
     report.add_argument("-o", "--output", metavar="OUT", default="-", help="where to write it")
     _add_definitions(report)
-    _add_budget(report)
+    _add_planning(report)
 
     draw = commands.add_parser("draw", help="draw the networks of a file")
     draw.add_argument("file", metavar="FILE.tn", help=_SOURCE)
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="write nothing; exit 1 if OUT.py is not up to date"
     )
     _add_definitions(compiling)
-    _add_budget(compiling)
+    _add_planning(compiling)
 
     calibrating = commands.add_parser("calibrate", help="measure this machine for better plans")
     calibrating.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -98,7 +99,35 @@ def _add_definitions(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_budget(command: argparse.ArgumentParser) -> None:
+def _add_planning(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        metavar="NAME",
+        default="cpu",
+        help="profile to plan for: cpu (default), h200, calibrated, or a file PROFILE.json",
+    )
+    command.add_argument(
+        "--effort",
+        choices=("fast", "thorough"),
+        default="fast",
+        help="how hard to search for contraction trees (default: fast, always the same)",
+    )
+    command.add_argument(
+        "--search-seconds",
+        metavar="S",
+        type=_seconds,
+        default=10.0,
+        help="how long `thorough` searches for each network (default: 10)",
+    )
+    command.add_argument(
+        "--batch",
+        metavar="N,N,…",
+        type=_batches,
+        help="batch sizes to plan for (default: 1,16,64,256,1024)",
+    )
+    command.add_argument(
+        "--no-cache", action="store_true", help="neither read nor write the plan cache"
+    )
     command.add_argument(
         "--budget",
         metavar="SIZE",
@@ -112,6 +141,27 @@ def _definition(text: str) -> tuple[str, str]:
     if not sign or not name.isidentifier() or not value.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 86400.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, at most a day")
+    return seconds
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        sizes = {int(part) for part in text.split(",")}
+    except ValueError:
+        sizes = {0}
+    if min(sizes) < 1 or max(sizes) > _LARGEST_BATCH:
+        problem = f"{text!r} is no list of batch sizes such as 1,16,64; each is at least 1"
+        raise argparse.ArgumentTypeError(problem)
+    return tuple(sorted(sizes))
 
 
 def _profile_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""E03xx and W03xx: targets and modes. E04xx: topologies. E05xx: plans."""
+"""E03xx and W03xx: targets and modes. E04xx: topologies."""
 
 from __future__ import annotations
 
@@ -219,29 +219,3 @@ class SizeMismatch(InTopology):
 
     def helps(self) -> tuple[str, ...]:
         return ("put a `map all` between: a map changes the size of a wire",)
-
-
-@dataclass(frozen=True)
-class DoesNotFit(Diagnostic):
-    """A layer that needs more memory than there may be."""
-
-    code: ClassVar = "E0501"
-    title: ClassVar = "layer `{name}` needs {needed}, more than the {limit} of {reason}"
-    label: ClassVar = "does not fit"
-    name: str
-    needed: str
-    limit: str
-    reason: str
-    largest: str
-    budget: str
-    origin: Span | None
-    origin_label: str
-
-    def related(self) -> tuple[Related, ...]:
-        return () if self.origin is None else (Related(self.origin, self.origin_label),)
-
-    def notes(self) -> tuple[str, ...]:
-        return (f"largest tensor: {self.largest}",)
-
-    def helps(self) -> tuple[str, ...]:
-        return (f"the smallest budget that works is {self.budget}",)

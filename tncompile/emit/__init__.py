@@ -18,6 +18,7 @@ from tncompile.emit.program import (
     LayerProgram,
     ModuleProgram,
     clean_comment,
+    decisions_in,
     module_program,
 )
 from tncompile.emit.safety import UnsafeModuleError, check
@@ -33,6 +34,7 @@ __all__ = [
     "backend_names",
     "check",
     "clean_comment",
+    "decisions_in",
     "environment",
     "load_backend",
     "module_program",

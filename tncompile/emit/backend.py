@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from tncompile.emit.program import ModuleProgram
-from tncompile.plan.works import Measurement, Work
+from tncompile.plan.timed import Measurement, Work
 
 GROUP = "tncompile.backends"
 

@@ -7,12 +7,15 @@ that running the program keeps no more alive than the plan counted.
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 
 from tncompile.graph.ir import Core, CoreKind, Layer, Parameter, Stage
-from tncompile.plan import LayerPlan, Plan, StagePlan
+from tncompile.plan import Decision, LayerPlan, Plan, StagePlan
 from tncompile.plan.schedule import (
     Apply,
     CoreMatrix,
@@ -156,15 +159,36 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class ModuleProgram:
-    """All layers of a file, and where they come from."""
+    """All layers of a file, where they come from, and what the planner decided.
+
+    `decisions` are texts by keys: an emitted module carries them, so that compiling it again
+    searches for nothing and gives the same bytes.
+    """
 
     header: Header
     layers: tuple[LayerProgram, ...]
+    decisions: tuple[tuple[str, str], ...]
 
 
 def module_program(plan: Plan, header: Header) -> ModuleProgram:
     """The linear programs of a plan."""
-    return ModuleProgram(header, tuple(_layer(p) for p in plan.layers))
+    decisions = {
+        stage.key: json.dumps(stage.decision.to_json(), separators=(",", ":"))
+        for layer in plan.layers
+        for stage in layer.stages
+    }
+    return ModuleProgram(header, tuple(_layer(p) for p in plan.layers), tuple(decisions.items()))
+
+
+def decisions_in(text: str) -> dict[str, Decision]:
+    """The decisions that an emitted module carries; what is damaged is left out."""
+    found = {}
+    for line in re.sub(r"\n#   ", "", text).splitlines():
+        match = re.fullmatch(r"# plan ([0-9a-f]{32}) (.*)", line)
+        if match:
+            with suppress(ValueError, RecursionError):
+                found[match[1]] = Decision.from_json(json.loads(match[2]))
+    return found
 
 
 def clean_comment(text: str) -> str:

@@ -66,11 +66,13 @@ _IMPORTS = frozenset(
     {
         "from __future__ import annotations",
         "import math",
+        "from collections.abc import Callable, Iterator",
         "from collections.abc import Iterator",
         "from contextlib import contextmanager",
         "import torch",
         "from torch import nn",
         "from torch.nn import functional",
+        "from torch.utils.checkpoint import checkpoint",
     }
 )
 _DECORATORS = frozenset({"property", "staticmethod", "contextmanager", "torch.no_grad()"})
@@ -88,8 +90,10 @@ _BUILTINS = frozenset(
         "int",
         "len",
         "list",
+        "min",
         "object",
         "property",
+        "range",
         "reversed",
         "staticmethod",
         "str",
@@ -118,6 +122,7 @@ _LIBRARY_NAMES = frozenset(
         "torch.Tensor",
         "torch.bfloat16",
         "torch.bmm",
+        "torch.cat",
         "torch.device",
         "torch.dtype",
         "torch.empty",

@@ -121,17 +121,27 @@ def applications(
             costs = stream_costs(layer, stream, shape, batch, machine, generating.hidden)
             uses.append(_use("stream", costs, limit))
         fitting = [use for use in uses if use.fits] or uses
+        if layer.apply != "auto":
+            fitting = [use for use in uses if use.mode == layer.apply]
+        mode = min(fitting, key=lambda use: use.forward.seconds).mode
         found.append(
             Application(
                 batch=batch,
                 dense=dense,
                 dense_training=training,
                 uses=tuple(uses),
-                mode=min(fitting, key=lambda use: use.forward.seconds).mode,
+                mode=mode,
                 training_mode=min(fitting, key=lambda use: use.training.seconds).mode,
+                cached_mode=_cached(uses, mode, dense),
             )
         )
     return tuple(found)
+
+
+def _cached(uses: list[Use], mode: str, dense: Cost) -> str:
+    """The mode for a weight that is there: to use it, or the planned mode if that is faster."""
+    planned = next(use for use in uses if use.mode == mode)
+    return mode if planned.forward.seconds < dense.seconds else "materialise"
 
 
 def _use(mode: str, costs: tuple[Cost, Cost], limit: int) -> Use:
@@ -258,4 +268,3 @@ def _peak(segments: tuple[Segment, ...], phase: str) -> int:
             highest = max(highest, before + segment.backward_peak)
         before += segment.saved
     return highest
-

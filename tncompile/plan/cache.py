@@ -49,7 +49,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self._warn_once("read", f"cannot read the plan cache {self.folder}: {error}")
+            self._warn_once("read", f"cannot read the plan cache {self.folder}: {_why(error)}")
             return None
         try:
             return _entry(json.loads(text))
@@ -78,7 +78,7 @@ class Cache:
                 os.unlink(temporary)
                 raise
         except OSError as error:
-            self._warn_once("write", f"cannot write to the plan cache {self.folder}: {error}")
+            self._warn_once("write", f"cannot write the plan cache {self.folder}: {_why(error)}")
 
     def warn_corrupt(self, key: str, reason: str) -> None:
         """Say that an entry is of no use."""
@@ -91,6 +91,10 @@ class Cache:
         if kind not in self.warned:
             self.warned.add(kind)
             self.warn(text)
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _entry(data: object) -> Entry:

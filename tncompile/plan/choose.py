@@ -130,9 +130,7 @@ class Chooser:
         from tncompile.plan.search import Effort, contraction_path
 
         effort = Effort(self.seconds, self.progress)
-        found = contraction_path(
-            tensors(stage), stage.outgoing, self.machine, effort, largest
-        )
+        found = contraction_path(tensors(stage), stage.outgoing, self.machine, effort, largest)
         number = numbered(stage)
         return Decision(path=found.path, sliced=tuple(number[n] for n in found.sliced))
 

@@ -34,8 +34,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """How a row is swept: forward from the right, or `transposed` from the left; over how
-    many states at once; and how many entries may at most lie right of the last window.
+    """How a row is swept: forward from the right, or `transposed` from the left.
+
+    `batch` counts the states that are swept at once; `largest_right` is the most entries that
+    may lie right of the last window.
     """
 
     batch: int | None = None

@@ -91,7 +91,11 @@ def key(stage: Stage, machine: Machine, effort: str, largest: int | None) -> str
     network = {
         "incoming": [number[i.name] for i in stage.incoming],
         "cores": [
-            [str(core.kind), [number[i.name] for i in core.indices], [number[n] for n in core.inputs]]
+            [
+                str(core.kind),
+                [number[i.name] for i in core.indices],
+                [number[n] for n in core.inputs],
+            ]
             for core in stage.cores
         ],
         "outgoing": [number[i.name] for i in stage.outgoing],

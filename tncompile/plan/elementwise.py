@@ -120,7 +120,7 @@ def _shifted(
 
 
 def _prelu(tape: Tape, x: Storage, slope: Storage) -> Storage:
-    """x where x >= 0, slope * x elsewhere."""
+    """X where x >= 0, slope * x elsewhere."""
     size = tape.sizes[x]
     below = _scaled(tape, x, slope)
     made = tape.storage(size, True)
@@ -138,9 +138,7 @@ def _prelu(tape: Tape, x: Storage, slope: Storage) -> Storage:
     return made
 
 
-def _rational(
-    tape: Tape, x: Storage, learnt: list[Storage], tops: int, bottoms: int
-) -> Storage:
+def _rational(tape: Tape, x: Storage, learnt: list[Storage], tops: int, bottoms: int) -> Storage:
     """A quotient of two polynomials by Horner's rule; `tops` and `bottoms` count coefficients."""
     top = _horner(tape, x, tops, learnt[0] if learnt else None, ())
     below = None

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tncompile.plan.profile import CLASSES, Profile
-from tncompile.plan.works import ITEMSIZE, Measurement, Pass, Product, predicted_seconds
+from tncompile.plan.timed import ITEMSIZE, Measurement, Pass, Product, predicted_seconds
 
 Vector = NDArray[np.float64]
 

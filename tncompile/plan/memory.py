@@ -83,9 +83,7 @@ class _Alive:
         """Bytes alive now, with `scratch` entries besides."""
         apart = self.tape.outside
         entries = sum(
-            self.tape.sizes[s]
-            for s in self.storages
-            if s not in self.tape.cores and s not in apart
+            self.tape.sizes[s] for s in self.storages if s not in self.tape.cores and s not in apart
         )
         masks = sum(self.masks.values())
         return (
@@ -170,8 +168,7 @@ def _backward(
         last_saving = max((k for k, (_, op) in enumerate(ops) if op.saves), default=-1)
         needed = {op.makes for _, op in ops[:last_saving]}
         again = tuple(
-            replace(part, ops=tuple(op for op in part.ops if op.makes in needed))
-            for part in parts
+            replace(part, ops=tuple(op for op in part.ops if op.makes in needed)) for part in parts
         )
         saves = {s for _, op in ops for s in op.saves}
         for live in _forward(now, again, keep=True):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tncompile.diagnostics import Findings
-from tncompile.diagnostics import topology as errors
+from tncompile.diagnostics import planning as errors
 from tncompile.graph.ir import Layer, Program, Stage
 from tncompile.plan.applications import (
     Generating,
@@ -67,7 +67,8 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
     """The plan of a program.
 
     Raises:
-        DiagnosticError: E0501 for every layer that does not fit.
+        DiagnosticError: E0501 for every layer that does not fit, E0502 for one that asks for
+            a mode that it cannot have.
     """
     settings = settings or Settings()
     memory = settings.memory or machine_memory()
@@ -126,7 +127,13 @@ class _LayerPlanner:
             if needed > self.room:
                 self._refuse(tape, parts, needed, findings)
                 return None
-        return self._plan(choices, tape, parts, recomputation, segments, stream)
+        contract = find_contract(self.layer, self.machine, self.batches, schedules[:-1])
+        wanted = {"contract": contract, "stream": stream}.get(self.layer.apply)
+        if isinstance(wanted, str):
+            span, name, mode = self.layer.span, self.layer.name, self.layer.apply
+            findings.add(errors.ModeUnavailable(span, name, mode, wanted))
+            return None
+        return self._plan(choices, tape, parts, recomputation, segments, contract, stream)
 
     def _streamed(
         self, stream: Stream | str, hidden: tuple[Schedule, ...]
@@ -161,6 +168,7 @@ class _LayerPlanner:
         parts: tuple[Part, ...],
         recomputation: Recomputation,
         segments: tuple[Segment, ...],
+        contract: Schedule | str,
         stream: Stream | str,
     ) -> LayerPlan:
         layer, machine = self.layer, self.machine
@@ -181,7 +189,6 @@ class _LayerPlanner:
             recomputation.peak(segments),
         )
         hidden = tuple(c.schedule for c in choices[:-1])
-        contract = find_contract(layer, machine, self.batches, hidden)
         unavailable = {"contract": contract, "stream": stream}
         found = applications(
             layer,
@@ -229,6 +236,8 @@ class _LayerPlanner:
             backward=total(works[1], self.machine, kept.backward_peak),
             candidates=choice.candidates,
             reason=choice.reason,
+            key=choice.key,
+            decision=choice.decision,
         )
 
     def _training(
@@ -270,9 +279,7 @@ class _LayerPlanner:
         stage = next(s for s in layer.stages if s.number == part.stage)
         return LiveTensor(what, entries * size, stage.span)
 
-    def _refuse(
-        self, tape: Tape, parts: tuple[Part, ...], needed: int, findings: Findings
-    ) -> None:
+    def _refuse(self, tape: Tape, parts: tuple[Part, ...], needed: int, findings: Findings) -> None:
         """Say what does not fit. Planning has allocated nothing."""
         largest = self._largest(tape, parts)
         findings.add(

@@ -32,9 +32,7 @@ class _Kept:
 class Recomputation:
     """The segments of one layer's tape, each simulated once."""
 
-    def __init__(
-        self, tape: Tape, parts: tuple[Part, ...], machine: Machine, entries: int
-    ) -> None:
+    def __init__(self, tape: Tape, parts: tuple[Part, ...], machine: Machine, entries: int) -> None:
         self.tape = tape
         self.parts = parts
         self.machine = machine
@@ -62,9 +60,7 @@ class Recomputation:
         for begin in range(len(self.parts)):
             for segment, end in self._starting(begin):
                 added = sum(self.seconds[begin:end]) if segment.recomputed else 0.0
-                highest = max(
-                    segment.forward_peak, segment.backward_peak + self.later[end]
-                )
+                highest = max(segment.forward_peak, segment.backward_peak + self.later[end])
                 best[end] += [
                     _Kept(way.saved + segment.saved, way.seconds + added, (*way.segments, segment))
                     for way in best[begin]

@@ -6,11 +6,15 @@ One FLOP is one multiply or one add, so a multiply-add counts two. All times are
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tncompile.graph.ir import Layer, Program, Stage
 from tncompile.plan.profile import Profile
 from tncompile.plan.schedule import Schedule
 from tncompile.source import Span
+
+if TYPE_CHECKING:
+    from tncompile.plan.decision import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class StagePlan:
     """The schedule of one stage, its costs with those of the activation after it.
 
     `candidates` are sorted, the chosen one first; `reason` says why no others were looked at,
-    or is empty.
+    or is empty. `decision` makes the schedule again, and is stored under `key`.
     """
 
     stage: Stage
@@ -57,7 +61,9 @@ class StagePlan:
     forward: Cost
     backward: Cost
     candidates: tuple[Candidate, ...]
-    reason: str = ""
+    reason: str
+    key: str
+    decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,8 @@ class Application:
     """All modes for one batch size, with the dense layer for comparison.
 
     A convolution counts output positions as its batch. `mode` is the fastest mode without
-    gradients among those that fit, `training_mode` with them.
+    gradients among those that fit, `training_mode` with them, `cached_mode` without gradients
+    when the weight is there already.
     """
 
     batch: int
@@ -125,6 +132,7 @@ class Application:
     uses: tuple[Use, ...]
     mode: str
     training_mode: str
+    cached_mode: str
 
     def use(self, mode: str) -> Use:
         """The use of this mode."""

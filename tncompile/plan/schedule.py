@@ -185,6 +185,12 @@ class Arrangement:
         """Whether the permutation is more than a view."""
         return self.moved
 
+    @property
+    def run(self) -> int:
+        """Entries that stay neighbours in the copy."""
+        last = len(self.axes) - 1
+        return self.view[last] if self.axes and self.axes[last] == last else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Contract:

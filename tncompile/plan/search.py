@@ -160,9 +160,7 @@ def _fast(
         minimize = objective.get_dynamic_programming_minimize()
         optimizer = cotengra.OptimalOptimizer(minimize=minimize)
     else:
-        optimizer = cotengra.RandomGreedyOptimizer(
-            max_repeats=_REPEATS, seed=_SEED, parallel=False
-        )
+        optimizer = cotengra.RandomGreedyOptimizer(max_repeats=_REPEATS, seed=_SEED, parallel=False)
     tree = cotengra.array_contract_tree(inputs, output, size_dict=sizes, optimize=optimizer)
     if len(inputs) > _EXHAUSTIVE:
         again = tree.subtree_reconfigure(minimize=objective, seed=_SEED)

@@ -28,15 +28,17 @@ from tncompile.plan.schedule import (
     State,
     Step,
 )
-from tncompile.plan.work import Pass, Product, Work
+from tncompile.plan.work import Pass, Permutation, Product, Work
 
 Storage = int
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation. `gradients` are the entries allocated for the gradient of each of
-    `reads`: 0 where it is a view of the result's gradient, or where none is taken.
+    """One operation.
+
+    `gradients` are the entries allocated for the gradient of each of `reads`: 0 where it is a
+    view of the result's gradient, or where none is taken.
 
     `scratch` and `backward_scratch` are entries alive only while the operation runs; `holds`
     are storages that the caller still has a name for; `mask` is a result of one byte an
@@ -97,7 +99,7 @@ class Tape:
         backward: list[Work] = []
         scratch = 0
         if trained[0]:
-            backward.append(Product(b, m, n, k))
+            backward.append(Product(b, m, n, k, transposed=not work.transposed))
             if spread > 1:
                 backward.append(Pass(b * m * k, m * k, b * m * k))
                 scratch = b * m * k
@@ -141,10 +143,10 @@ class Tape:
         )
         return made
 
-    def copy(self, label: str, operand: Storage) -> Storage:
-        """The same entries in another order."""
+    def copy(self, label: str, operand: Storage, run: int) -> Storage:
+        """The same entries in another order, `run` neighbours staying together."""
         size = self.sizes[operand]
-        work = (Pass(size, size),)
+        work = (Permutation(size, run),)
         trained = self.trained[operand]
         made = self.storage(size, trained)
         self.ops.append(
@@ -203,7 +205,7 @@ def _add_step(tape: Tape, step: Step, made: Sequence[Storage], batch: int) -> St
         case Select():
             return tape.select(made[step.operand], step.left * step.right, step.moves_data)
         case Join():
-            work = Product(1, batch, step.inner, step.outer)
+            work = Product(1, batch, step.inner, step.outer, transposed=True)
             return tape.product("join", work, made[step.operand], made[step.matrix])
         case Contract():
             left = _arranged(tape, made[step.left], step.left_arrangement)
@@ -221,7 +223,8 @@ def _apply(
 ) -> Storage:
     left, inner, outer, right = times * step.left, step.inner, step.outer, step.right
     if right == 1:  # X K^T: the state's rows on the left
-        return tape.product(label, Product(1, left, inner, outer), operand, matrix)
+        work = Product(1, left, inner, outer, transposed=not step.transposed)
+        return tape.product(label, work, operand, matrix)
     if left == 1:
         return tape.product(label, Product(1, outer, inner, right), matrix, operand)
     work = Product(left, outer, inner, right, expanded=True)
@@ -229,4 +232,6 @@ def _apply(
 
 
 def _arranged(tape: Tape, operand: Storage, arrangement: Arrangement) -> Storage:
-    return tape.copy("copy", operand) if arrangement.moves_data else operand
+    if not arrangement.moves_data:
+        return operand
+    return tape.copy("copy", operand, arrangement.run)

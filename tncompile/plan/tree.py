@@ -27,7 +27,7 @@ from tncompile.plan.schedule import (
     State,
     Step,
 )
-from tncompile.plan.work import Machine, Pass, Product
+from tncompile.plan.work import Machine, Permutation, Product
 
 Path = tuple[tuple[int, int], ...]
 Indices = tuple[Index, ...]
@@ -114,8 +114,7 @@ def _pair(left: Indices, right: Indices, lead: Indices, kept: set[str], machine:
     seconds = work.seconds(machine) + sum(w.seconds(machine) for w in _adjoints(work))
     for arrangement in (one, other):
         if arrangement.moved:
-            count = math.prod(arrangement.view)
-            seconds += 2 * Pass(count, count).seconds(machine)
+            seconds += 2 * _copy_seconds(arrangement, machine)
     return _Pair(batch, inner, one, other, batch + rows + columns, seconds)
 
 
@@ -125,10 +124,12 @@ def _adjoints(work: Product) -> tuple[Product, Product]:
 
 
 def _final_seconds(way: _Way, stage: Stage, machine: Machine) -> float:
-    if not arrange(way.indices, (stage.outgoing,)).moved:
-        return 0.0
-    count = _size(way.indices)
-    return 2 * Pass(count, count).seconds(machine)
+    arrangement = arrange(way.indices, (stage.outgoing,))
+    return 2 * _copy_seconds(arrangement, machine) if arrangement.moved else 0.0
+
+
+def _copy_seconds(arrangement: Arrangement, machine: Machine) -> float:
+    return Permutation(math.prod(arrangement.view), arrangement.run).seconds(machine)
 
 
 class _Writer:
@@ -191,9 +192,7 @@ class _Writer:
         step = Contract(left, right, pair.left, pair.right, batch, rows, inner, columns)
         moved = pair.left.moved + pair.right.moved
         note = f", {moved} operand{'s' if moved > 1 else ''} copied" if moved else ""
-        return self._add(
-            step, f"contract {batch} x ({rows}, {inner}) ({inner}, {columns}){note}"
-        )
+        return self._add(step, f"contract {batch} x ({rows}, {inner}) ({inner}, {columns}){note}")
 
     def _leaf(self, number: int) -> Ref:
         legs = tensors(self.stage)[number]

@@ -25,7 +25,6 @@ from tncompile.plan.schedule import (
     Ones,
     Ref,
     Schedule,
-    State,
     Step,
     Window,
 )

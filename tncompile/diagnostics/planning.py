@@ -1,0 +1,66 @@
+"""E05xx and W05xx: what planning finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tncompile.diagnostics.diagnostic import Diagnostic, Related, Severity
+from tncompile.source import Span
+
+
+@dataclass(frozen=True)
+class DoesNotFit(Diagnostic):
+    """A layer that needs more memory than there may be."""
+
+    code: ClassVar = "E0501"
+    title: ClassVar = "layer `{name}` needs {needed}, more than the {limit} of {reason}"
+    label: ClassVar = "does not fit"
+    name: str
+    needed: str
+    limit: str
+    reason: str
+    largest: str
+    budget: str
+    origin: Span | None
+    origin_label: str
+
+    def related(self) -> tuple[Related, ...]:
+        return () if self.origin is None else (Related(self.origin, self.origin_label),)
+
+    def notes(self) -> tuple[str, ...]:
+        return (f"largest tensor: {self.largest}",)
+
+    def helps(self) -> tuple[str, ...]:
+        return (f"the smallest budget that works is {self.budget}",)
+
+
+@dataclass(frozen=True)
+class ModeUnavailable(Diagnostic):
+    """A mode of applying that the layer asks for and cannot have."""
+
+    code: ClassVar = "E0502"
+    title: ClassVar = "layer `{name}` cannot be applied in the mode `{mode}`"
+    label: ClassVar = "asks for it"
+    name: str
+    mode: str
+    reason: str
+
+    def notes(self) -> tuple[str, ...]:
+        return (self.reason,)
+
+    def helps(self) -> tuple[str, ...]:
+        return ("`apply = auto` takes the fastest mode that there is",)
+
+
+@dataclass(frozen=True)
+class PlanCacheTrouble(Diagnostic):
+    """A plan cache that is of no use; plans are searched for as if there were none."""
+
+    code: ClassVar = "W0501"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = "{trouble}"
+    trouble: str
+
+    def notes(self) -> tuple[str, ...]:
+        return ("nothing is lost but time: plans were searched for anew",)
