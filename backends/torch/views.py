@@ -329,7 +329,8 @@ def _mode_tables(plan: LayerPlan, used: set[str]) -> tuple[str, ...]:
     for name, rows in tables.items():
         changes = [r for k, r in enumerate(rows) if not k or rows[k - 1][1] != r[1]]
         changes[0] = (1, changes[0][1])
-        found.append(f"{name} = {literal(tuple(changes))}")
+        pairs = ", ".join(f'({batch}, "{mode}")' for batch, mode in changes)
+        found.append(f"{name} = ({pairs}{',' if len(changes) == 1 else ''})")
     return tuple(found)
 
 

@@ -9,17 +9,19 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given, settings
-from tncompile.plan.cost import schedule_cost
 
 from tests.conftest import Compile
 from tests.reference import Row
 from tests.strategies import rows
 from tncompile.diagnostics import DiagnosticError, Findings
 from tncompile.driver import read_program
-from tncompile.plan import CPU, Memory, make_plan, show_bytes
+from tncompile.plan import CPU, Memory, Settings, make_plan, show_bytes
+from tncompile.plan.cuts import LARGEST_MATRIX, best_sections, steps_seconds, window_schedule
+from tncompile.plan.rows import Row as CoreRow
 from tncompile.plan.schedule import Contract, Rearrange, operands
-from tncompile.plan.search import tree_schedule
-from tncompile.plan.windows import LARGEST_MATRIX, window_schedule
+from tncompile.plan.search import contraction_path
+from tncompile.plan.tree import tensors, tree_schedule
+from tncompile.plan.work import Machine
 
 FC2 = "layer fc2 : Linear(4096, 4096) from {}(latent = 5)"
 
@@ -50,13 +52,16 @@ def test_rows_of_mixers_do_not_grow_windows_without_end() -> None:
     text = f"topology T() {{ root product(order)  {rows_of_mixers} }}"
     program = read_program(text + "layer a : Linear(1024, 1024) from T()\n")
     stage = program.layers[0].stages[0]
-    schedule = window_schedule(stage, 4, CPU)
-    assert schedule is not None
+    machine = Machine(CPU)
+    row = CoreRow.of(stage)
+    assert row is not None
+    schedule = window_schedule(stage, best_sections(row, machine))
     assert all(w.inner * w.outer <= LARGEST_MATRIX for w in schedule.windows)
-    cost = schedule_cost(schedule, 4, CPU)
+    path = contraction_path(tensors(stage), stage.outgoing, machine).path
+    tree = tree_schedule(stage, path, machine)
     chosen = make_plan(program, Findings()).layers[0].stages[0]
-    assert chosen.cost.seconds == min(
-        cost.seconds, schedule_cost(tree_schedule(stage), 4, CPU).seconds
+    assert chosen.candidates[0].seconds == min(
+        steps_seconds(schedule.steps, machine), steps_seconds(tree.steps, machine)
     )
 
 
@@ -66,7 +71,7 @@ def test_flops_of_a_tree_by_hand() -> None:
     (stage,) = make_plan(program, Findings()).layers[0].stages
     # root (2, 2); two cores side by side are a 16 x 4 matrix, made by 64 multiplications;
     # or the right core first, 2·2·8, then the left one, 2·2·16.
-    assert stage.cost.flops in (64 + 2 * 16 * 4, 2 * 2 * 8 + 2 * 2 * 16)
+    assert stage.forward.flops in (64 + 2 * 16 * 4, 2 * 2 * 8 + 2 * 2 * 16)
 
 
 @given(rows())
@@ -84,7 +89,7 @@ def test_steps_are_in_single_assignment_form(row: Row) -> None:
         assert used == set(range(len(steps) - 1))
         outgoing = math.prod(i.size for i in stage.stage.outgoing)
         assert math.prod(steps[-1].shape) == outgoing
-        assert stage.cost.peak_bytes >= 4 * outgoing
+        assert stage.forward.peak_bytes >= 4 * outgoing
 
 
 def test_the_same_plan_every_time() -> None:
@@ -155,17 +160,21 @@ def test_nothing_is_allocated_for_a_layer_that_cannot_fit() -> None:
     assert peak < 2**22
 
 
+def limited(limit: int) -> Settings:
+    return Settings(memory=Memory(limit, "a test"))
+
+
 @pytest.mark.parametrize("kind", ["TTN", "MERA"])
 def test_the_smallest_budget_named_is_enough(kind: str) -> None:
     program = read_program(FC2.format(kind))
     with pytest.raises(DiagnosticError) as caught:
-        make_plan(program, Findings(), memory=Memory(2**27 + 2**19, "a test"))
+        make_plan(program, Findings(), limited(2**27 + 2**19))
     needed = caught.value.diagnostics[0].budget  # type: ignore[attr-defined]
     value = float(needed.removesuffix("MiB"))
     enough = math.ceil(value * 2**20)
-    assert make_plan(program, Findings(), memory=Memory(enough, "a test")).layers
+    assert make_plan(program, Findings(), limited(enough)).layers
     with pytest.raises(DiagnosticError):
-        make_plan(program, Findings(), memory=Memory(enough - 2**15, "a test"))
+        make_plan(program, Findings(), limited(enough - 2**15))
 
 
 def test_bytes_are_rounded_up() -> None:

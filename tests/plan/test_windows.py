@@ -6,16 +6,18 @@ import random
 
 import pytest
 import torch
-from tncompile.plan.cost import Profile
 
 from tests.conftest import Compile
 from tests.decoders import decoder_row
 from tests.reference import Row, Statement
-from tncompile.plan import windows
+from tncompile.plan import cuts
+from tncompile.plan.cuts import Sweep
+from tncompile.plan.rows import Row as CoreRow
+from tncompile.plan.work import Machine
 
 
 def random_cuts(
-    row: windows.Row, itemsize: int, profile: Profile
+    row: CoreRow, machine: Machine, sweep: Sweep
 ) -> tuple[float, tuple[tuple[int, int], ...]]:
     """Blocks of one to four sources, right to left."""
     cuts = []
@@ -58,7 +60,7 @@ ROWS = {
 def test_random_cuts(
     name: str, seed: int, compile_text: Compile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(windows, "_best_cuts", random_cuts)
+    monkeypatch.setattr(cuts, "best_cuts", random_cuts)
     CHOICE.seed(seed)
     row = ROWS[name]
     # The comment makes the text, and so the module, one of its own.

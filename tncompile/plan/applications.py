@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Conv2d, Linear
-from tncompile.plan.contract import Halves, contract_schedule, halves
+from tncompile.plan.choose import Chooser
+from tncompile.plan.contract import Groups, contract_schedule, fastest_sections, halves
 from tncompile.plan.cuts import Sweep, swept_sections, window_schedule
 from tncompile.plan.generator import generator_tape, parameter_entries
 from tncompile.plan.memory import Part, Segment, run_segment
@@ -54,26 +55,30 @@ def matrix_shape(layer: Layer) -> tuple[int, int] | None:
 
 
 def find_contract(
-    layer: Layer, machine: Machine, batches: Sequence[int], hidden: tuple[Schedule, ...]
+    layer: Layer, chooser: Chooser, batches: Sequence[int], hidden: tuple[Schedule, ...]
 ) -> Schedule | str:
     """The schedule in contract mode that is best over all batch sizes, or why there is none."""
     found = halves(layer)
     if isinstance(found, str):
         return found
-    schedules = dict.fromkeys(_contracted(layer, found, b, machine) for b in batches)
+    parts, machine = found, chooser.machine
 
-    def badness(schedule: Schedule) -> float:
+    def badness(groups: Groups) -> float:
+        schedule = contract_schedule(layer, parts, groups)
         seconds = (_contract(layer, schedule, b, machine, hidden)[1].seconds for b in batches)
         return sum(math.log(s) for s in seconds)
 
-    return min(schedules, key=badness)
+    def search() -> Groups:
+        ways = dict.fromkeys(fastest_sections(parts, batch, machine) for batch in batches)
+        return min(ways, key=badness) if len(ways) > 1 else next(iter(ways))
+
+    purpose = f"contract {layer.target.weight_shape[1]} for {batches}"
+    groups = chooser.sweep(purpose, layer.stages[-1], parts.rows, search)
+    assert groups is not None
+    return contract_schedule(layer, parts, groups)
 
 
-def _contracted(layer: Layer, parts: Halves, batch: int, machine: Machine) -> Schedule:
-    return contract_schedule(layer, parts, batch, machine)
-
-
-def find_stream(layer: Layer, machine: Machine, rows: int | None = None) -> Stream | str:
+def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stream | str:
     """The plan that makes the weight in blocks of rows, or why there is none.
 
     `rows` None chooses blocks that stay in memory that is already mapped.
@@ -86,11 +91,19 @@ def find_stream(layer: Layer, machine: Machine, rows: int | None = None) -> Stre
     row = Row.of(layer.stages[-1])
     if row is None:
         return "the last layer is no row of neighbours"
-    rows = min(shape[0], rows or max(1, _BLOCK // shape[1]))
-    sections = swept_sections(row, machine, Sweep(largest_right=rows * shape[1]))
-    if sections is None:
+    rows = rows or max(1, _BLOCK // shape[1])
+    if rows >= shape[0]:
+        return "the whole weight is a small block"
+    right = rows * shape[1]
+
+    def search() -> Groups | None:
+        found = swept_sections(row, chooser.machine, Sweep(largest_right=right))
+        return None if found is None else (found,)
+
+    groups = chooser.sweep(f"stream {right}", layer.stages[-1], (row,), search)
+    if groups is None:
         return "the leftmost core makes more than a block"
-    schedule = window_schedule(layer.stages[-1], sections)
+    schedule = window_schedule(layer.stages[-1], groups[0])
     last = schedule.steps[-1]
     if not isinstance(last, Apply) or last.left != 1 or last.rows is not None:
         return "one matrix makes the whole weight"

@@ -7,13 +7,13 @@ of each; what a search has found once is kept in a cache and in emitted modules.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tncompile.graph.ir import Stage
 from tncompile.plan.cache import Cache, Entry
-from tncompile.plan.cuts import best_sections, single_sections, steps_seconds
-from tncompile.plan.decision import Decision, key, numbered
+from tncompile.plan.cuts import Section, best_sections, single_sections, steps_seconds
+from tncompile.plan.decision import Decision, check_sections, key, numbered
 from tncompile.plan.results import Candidate
 from tncompile.plan.rows import Row
 from tncompile.plan.schedule import Schedule
@@ -68,6 +68,32 @@ class Chooser:
         self.found[name] = entry
         schedule = entry.decision.schedule(stage, self.machine)
         return Choice(name, entry.decision, schedule, entry.candidates, entry.reason)
+
+    def sweep(
+        self,
+        purpose: str,
+        stage: Stage,
+        rows: Sequence[Row],
+        search: Callable[[], tuple[tuple[Section, ...], ...] | None],
+    ) -> tuple[tuple[Section, ...], ...] | None:
+        """The sections of the rows that a mode of applying sweeps, kept like any other plan."""
+        name = key(stage, self.machine, purpose, None)
+        entry = self.found.get(name) or self.cache.get(name)
+        if entry is not None:
+            groups = (entry.decision.sections, *entry.decision.others)
+            try:
+                for sections, row in zip(groups, rows, strict=True):
+                    check_sections(sections, row)
+                self.found[name] = entry
+                return groups
+            except ValueError as error:
+                self.cache.warn_corrupt(name, str(error))
+        found = search()
+        if found is not None:
+            decision = Decision(found[0], others=found[1:])
+            self.found[name] = Entry(decision, (Candidate("windows", 0.0),), "")
+            self.cache.put(name, self.found[name])
+        return found
 
     def _known(self, name: str, stage: Stage) -> Entry | None:
         """What is known under a key, and valid."""
@@ -137,4 +163,7 @@ class Chooser:
 
 def _seconds(schedule: Schedule, machine: Machine) -> float:
     """Predicted seconds of a forward and a backward pass."""
-    return steps_seconds(schedule.steps, machine) * math.prod(schedule.slices)
+    seconds = steps_seconds(schedule.steps, machine)
+    if schedule.slices:  # every slice is run again in the backward pass
+        seconds *= 1.5 * math.prod(schedule.slices)
+    return seconds

@@ -19,6 +19,8 @@ from tncompile.plan.schedule import Input, Join, Schedule, State
 from tncompile.plan.windows import Builder
 from tncompile.plan.work import Machine
 
+Groups = tuple[tuple[Section, ...], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Halves:
@@ -27,6 +29,11 @@ class Halves:
     middle: Row
     outputs: Row
     inputs: Row
+
+    @property
+    def rows(self) -> tuple[Row, Row, Row]:
+        """The rows in the order in which they are swept."""
+        return self.inputs, self.middle, self.outputs
 
 
 def halves(layer: Layer) -> Halves | str:
@@ -79,14 +86,23 @@ def _side(row: Row, sources: list[Index], actions: list[Action]) -> Row:
     return Row(row.stage, State(size(sources)), sources, rebased(actions, sources))
 
 
-def contract_schedule(layer: Layer, parts: Halves, batch: int, machine: Machine) -> Schedule:
-    """The fastest windows for a batch of this size; they do for any other."""
-    outgoing = layer.stages[-1].outgoing
+def fastest_sections(parts: Halves, batch: int, machine: Machine) -> Groups:
+    """The fastest way to sweep the three rows for a batch of this size; it does for any other."""
+    return (
+        _sections(parts.inputs, machine, Sweep(batch, transposed=True)),
+        _sections(parts.middle, machine, FORWARD),
+        _sections(parts.outputs, machine, Sweep(batch)),
+    )
+
+
+def contract_schedule(layer: Layer, parts: Halves, groups: Groups) -> Schedule:
+    """The schedule with the rows of inputs, middle and outputs cut in this way."""
+    inputs, middle, outputs = groups
     features = layer.target.weight_shape[1]
     builder = Builder(parts.inputs)
     builder.batched = builder.transposed = True
     builder.state = builder.add(Input(features))
-    for section in reversed(_sections(parts.inputs, machine, Sweep(batch, transposed=True))):
+    for section in reversed(inputs):
         builder.row = parts.inputs.section(section.low, section.high)
         for first, end in reversed(section.cuts):
             builder.step(first, end)
@@ -96,7 +112,7 @@ def contract_schedule(layer: Layer, parts: Halves, batch: int, machine: Machine)
     builder.batched = builder.transposed = False
     builder.row, builder.state = parts.middle, None
     builder.begin()
-    _sweep(builder, parts.middle, _sections(parts.middle, machine, FORWARD))
+    _sweep(builder, parts.middle, middle)
     if builder.state is not None:
         inner, outer = size(parts.inputs.sources), size(parts.outputs.sources)
         builder.state = builder.add(Join(given, builder.state, inner, outer))
@@ -104,8 +120,7 @@ def contract_schedule(layer: Layer, parts: Halves, batch: int, machine: Machine)
         builder.state = given
 
     builder.batched = True
-    _sweep(builder, parts.outputs, _sections(parts.outputs, machine, Sweep(batch)))
-    assert size(outgoing) % features == 0
+    _sweep(builder, parts.outputs, outputs)
     return Schedule(
         kind="contract",
         steps=tuple(builder.steps),

@@ -30,12 +30,14 @@ PLANNER = 1
 class Decision:
     """A window plan by its sections, or a tree by its path and its sliced indices.
 
-    Indices are numbered by their first appearance in the stage.
+    Indices are numbered by their first appearance in the stage. `others` are the sections of
+    further rows, where a plan sweeps several.
     """
 
     sections: tuple[Section, ...] = ()
     path: Path | None = None
     sliced: tuple[int, ...] = ()
+    others: tuple[tuple[Section, ...], ...] = ()
 
     def schedule(self, stage: Stage, machine: Machine) -> Schedule:
         """The schedule of a stage.
@@ -44,7 +46,10 @@ class Decision:
             ValueError: this is no decision about this stage.
         """
         if self.path is None:
-            _check_sections(self.sections, stage)
+            row = Row.of(stage)
+            if row is None or self.others:
+                raise ValueError("the stage is no row of wires")
+            check_sections(self.sections, row)
             return window_schedule(stage, self.sections)
         _check_path(self.path, len(tensors(stage)))
         names = list(numbered(stage))
@@ -56,8 +61,9 @@ class Decision:
         """JSON-ready data."""
         if self.path is not None:
             return {"path": [list(p) for p in self.path], "sliced": list(self.sliced)}
-        cuts = [[s.low, s.high, [list(c) for c in s.cuts]] for s in self.sections]
-        return {"sections": cuts}
+        if self.others:
+            return {"rows": [_as_lists(s) for s in (self.sections, *self.others)]}
+        return {"sections": _as_lists(self.sections)}
 
     @staticmethod
     def from_json(data: object) -> Decision:
@@ -72,7 +78,9 @@ class Decision:
                     path=tuple(_pair(p) for p in path), sliced=tuple(_number(k) for k in sliced)
                 )
             case {"sections": list(sections)}:
-                return Decision(sections=tuple(_section(s) for s in sections))
+                return Decision(_sections(sections))
+            case {"rows": [first, *others]}:
+                return Decision(_sections(first), others=tuple(_sections(o) for o in others))
             case _:
                 raise ValueError("neither a path nor sections")
 
@@ -114,10 +122,12 @@ def key(stage: Stage, machine: Machine, effort: str, largest: int | None) -> str
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _check_sections(sections: tuple[Section, ...], stage: Stage) -> None:
-    row = Row.of(stage)
-    if row is None:
-        raise ValueError("the stage is no row of wires")
+def check_sections(sections: tuple[Section, ...], row: Row) -> None:
+    """Hold sections against a row.
+
+    Raises:
+        ValueError: they do not carry out each of its cores once.
+    """
     done = 0
     for section in sections:
         if section.low < done or section.high <= section.low:
@@ -156,6 +166,16 @@ def _pair(data: object) -> tuple[int, int]:
     if not isinstance(data, list) or len(data) != 2:
         raise ValueError("not a pair")
     return _number(data[0]), _number(data[1])
+
+
+def _as_lists(sections: tuple[Section, ...]) -> list[Any]:
+    return [[s.low, s.high, [list(c) for c in s.cuts]] for s in sections]
+
+
+def _sections(data: object) -> tuple[Section, ...]:
+    if not isinstance(data, list):
+        raise ValueError("not a list of sections")
+    return tuple(_section(s) for s in data)
 
 
 def _section(data: object) -> Section:

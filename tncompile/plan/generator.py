@@ -6,6 +6,7 @@ the work of its forward and backward passes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tncompile.graph.ir import Layer, Stage
@@ -35,6 +36,7 @@ def stage_part(
     begin = len(tape.ops)
     made = add_steps(tape, schedule.steps, state)
     result = made[-1]
+    slice_ops = len(tape.ops) - begin if schedule.slices else 0
     if stage.activation is not None:
         result = add_activation(tape, stage.activation, result)
     return Part(
@@ -44,6 +46,9 @@ def stage_part(
         result=result,
         held=frozenset(made[window.matrix] for window in schedule.windows),
         gradients=parameter_entries(layer, stage),
+        slices=math.prod(schedule.slices),
+        slice_ops=slice_ops,
+        slice_entries=tape.sizes[made[-1]],
     )
 
 
@@ -57,10 +62,18 @@ def parameter_entries(layer: Layer, stage: Stage) -> int:
 def part_works(part: Part) -> tuple[list[Work], list[Work]]:
     """The work of a part, forward and backward.
 
-    The gradients of a stage's cores are stacked to those of its parameters.
+    The gradients of a stage's cores are stacked to those of its parameters. Slices are added
+    up, and run again in the backward pass.
     """
-    forward = [work for op in part.ops for work in op.forward]
-    backward = [work for op in reversed(part.ops) for work in op.backward]
+    forward: list[Work] = [work for op in part.ops for work in op.forward]
+    backward: list[Work] = [work for op in reversed(part.ops) for work in op.backward]
+    if part.slice_ops:
+        entries = part.slice_entries
+        own = part.ops[: part.slice_ops]
+        more = part.slices - 1
+        once = [work for op in own for work in op.forward]
+        forward += more * [*once, Pass(2 * entries, entries, entries)]
+        backward += part.slices * once + more * [w for op in own for w in op.backward]
     return forward, [*backward, Pass(part.gradients, part.gradients)]
 
 

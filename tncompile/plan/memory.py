@@ -20,7 +20,8 @@ class Part:
 
     `incoming` is the state that comes in, `result` the storage that goes out; `held` are
     storages that the stage's code has a name for to its end; `gradients` are the entries of
-    the gradients of its parameters, each once.
+    the gradients of its parameters, each once. The first `slice_ops` operations are carried
+    out once for each of `slices` slices, which are summed; their values are never kept.
     """
 
     stage: int
@@ -29,6 +30,14 @@ class Part:
     result: Storage
     held: frozenset[Storage]
     gradients: int
+    slices: int = 1
+    slice_ops: int = 0
+    slice_entries: int = 0  # of the result of a slice
+
+    @property
+    def kept_ops(self) -> tuple[Op, ...]:
+        """The operations that keep values for the backward pass."""
+        return self.ops[self.slice_ops :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +136,12 @@ def _without(now: _Alive, outside: set[Storage]) -> int:
 
 def _forward(now: _Alive, parts: tuple[Part, ...], keep: bool) -> Iterator[Live]:
     """The forward pass; afterwards `now` holds what is kept, and the result."""
-    kept = {s for part in parts for op in part.ops for s in op.saves} if keep else set()
+    kept = {s for part in parts for op in part.kept_ops for s in op.saves} if keep else set()
+    if keep:
+        kept |= {p.incoming for p in parts if p.slice_ops and p.incoming is not None}
     for part in parts:
+        # The sum of the slices so far, and the one with this slice added.
+        sums = 2 * part.slice_entries
         last_use = {s: k for k, op in enumerate(part.ops) for s in (*op.reads, *op.holds)}
         end = len(part.ops)
         for storage in (*part.held, part.result):
@@ -140,13 +153,31 @@ def _forward(now: _Alive, parts: tuple[Part, ...], keep: bool) -> Iterator[Live]
             now.storages.add(op.makes)
             if op.mask:
                 now.masks[op.makes] = op.mask
-            yield Live("forward", part.stage, op.label, now.bytes(op.scratch))
+            beside = op.scratch + (sums if number < part.slice_ops else 0)
+            yield Live("forward", part.stage, op.label, now.bytes(beside))
             if not keep:
                 now.masks.pop(op.makes, None)
             now.storages -= {
                 s for s in now.storages if last_use.get(s, -1) <= number and s not in kept
             }
         now.storages &= kept | {part.result}
+
+
+def _slice_again(now: _Alive, part: Part) -> Iterator[Live]:
+    """A slice run again, with what its backward pass needs kept.
+
+    Gradients of all slices are added up: those of the cores and of the incoming state are
+    there twice for a while.
+    """
+    incoming = 0 if part.incoming is None else now.tape.sizes[part.incoming]
+    now.extra += (incoming + part.gradients) * now.itemsize
+    there = set(now.storages)
+    ops = part.ops[: part.slice_ops]
+    last_saving = max((k for k, op in enumerate(ops) if op.saves), default=-1)
+    again = replace(part, ops=ops[:last_saving], slices=1, slice_ops=0)
+    for live in _forward(now, (again,), keep=True):
+        yield Live("backward", live.stage, f"{live.label}, again", live.bytes)
+    now.storages |= there | {s for op in ops for s in op.saves}
 
 
 def _backward(
@@ -176,7 +207,10 @@ def _backward(
         now.storages &= saves | held
     savers = Counter(s for _, op in ops for s in op.saves)
     for part in reversed(parts):
-        for op in reversed(part.ops):
+        for number in range(len(part.ops) - 1, -1, -1):
+            op = part.ops[number]
+            if number == part.slice_ops - 1:
+                yield from _slice_again(now, part)
             if now.tape.trained[op.makes]:
                 for storage, entries in zip(op.reads, op.gradients, strict=True):
                     if not now.tape.trained[storage]:

@@ -7,8 +7,10 @@ anything is allocated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tncompile.diagnostics import Findings
 from tncompile.diagnostics import planning as errors
@@ -93,6 +95,21 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
     return Plan(program, settings.profile, tuple(plans))
 
 
+class _Sliced(NamedTuple):
+    """A layer whose trees are sliced so that it fits."""
+
+    choices: list[Choice]
+    tape: Tape
+    parts: tuple[Part, ...]
+    recomputation: Recomputation
+    segments: tuple[Segment, ...]
+
+
+def _largest_step(schedule: Schedule) -> int:
+    """Entries of the largest value of a tree that is made on the way to its result."""
+    return max((math.prod(step.shape) for step in schedule.steps[:-1]), default=1)
+
+
 class _LayerPlanner:
     """Plans one layer."""
 
@@ -115,8 +132,13 @@ class _LayerPlanner:
         tape, parts = generator_tape(self.layer, schedules)
         recomputation = Recomputation(tape, parts, self.machine, self.layer.modes.entries)
         segments = recomputation.cheapest(self.room)
-        stream = find_stream(self.layer, self.machine)
+        stream = find_stream(self.layer, self.chooser)
         idle = self._inference_peak(tape, parts)
+        if segments is None:
+            sliced = self._sliced(choices)
+            if sliced is not None:
+                choices, tape, parts, recomputation, segments = sliced
+                idle = self._inference_peak(tape, parts)
         if segments is None:
             segments = recomputation.least()
             if self.limit.training:
@@ -127,7 +149,7 @@ class _LayerPlanner:
             if needed > self.room:
                 self._refuse(tape, parts, needed, findings)
                 return None
-        contract = find_contract(self.layer, self.machine, self.batches, schedules[:-1])
+        contract = find_contract(self.layer, self.chooser, self.batches, schedules[:-1])
         wanted = {"contract": contract, "stream": stream}.get(self.layer.apply)
         if isinstance(wanted, str):
             span, name, mode = self.layer.span, self.layer.name, self.layer.apply
@@ -135,18 +157,38 @@ class _LayerPlanner:
             return None
         return self._plan(choices, tape, parts, recomputation, segments, contract, stream)
 
+    def _sliced(self, choices: list[Choice]) -> _Sliced | None:
+        """The contraction trees of the layer sliced to smaller and smaller tensors."""
+        trees = [k for k, c in enumerate(choices) if c.decision.path is not None]
+        if not trees:
+            return None
+        largest = max(_largest_step(choices[k].schedule) for k in trees)
+        while largest > 1:
+            largest //= 2
+            found = list(choices)
+            for number in trees:
+                if _largest_step(choices[number].schedule) > largest:
+                    found[number] = self.chooser.choose(self.layer.stages[number], largest)
+            tape, parts = generator_tape(self.layer, [c.schedule for c in found])
+            recomputation = Recomputation(tape, parts, self.machine, self.layer.modes.entries)
+            segments = recomputation.cheapest(self.room)
+            if segments is not None:
+                return _Sliced(found, tape, parts, recomputation, segments)
+        return None
+
     def _streamed(
         self, stream: Stream | str, hidden: tuple[Schedule, ...]
     ) -> tuple[Stream | str, int]:
         """The largest blocks of rows that fit, or the smallest that there are; their peak."""
         best: Stream | str = stream
         peak = 2**63
-        rows = stream.rows if isinstance(stream, Stream) else 1
+        shape = matrix_shape(self.layer)
+        if shape is None:
+            return stream, 2**63
+        rows = stream.rows if isinstance(stream, Stream) else (shape[0] + 1) // 2
         while True:
-            found = find_stream(self.layer, self.machine, rows)
+            found = find_stream(self.layer, self.chooser, rows)
             if isinstance(found, Stream):
-                shape = matrix_shape(self.layer)
-                assert shape is not None
                 cost = stream_costs(self.layer, found, shape, 1, self.machine, hidden)[1]
                 if cost.peak_bytes < peak:
                     best, peak = found, cost.peak_bytes

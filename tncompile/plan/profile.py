@@ -112,9 +112,11 @@ def _interpolated(efficiency: tuple[float, ...], size: int) -> float:
 
 # Round numbers for two cores of a shared virtual server with AVX-512 (AMD EPYC of 2022), PyTorch
 # 2.13 with MKL, from several runs of `tncompile calibrate`, whose constants differed by 10 % or
-# so (the bandwidth of memory by 40 %). Of 544 operations of 2 us to 30 ms half take what is
-# predicted within 15 %, nine of ten within a factor of 1.7. Of dtypes beside float32 only
-# large products were measured.
+# so. Of 544 operations of 2 us to 30 ms half take what is predicted within 15 %, nine of ten
+# within a factor of 1.7. Of dtypes beside float32 only large products were measured. The
+# bandwidth of memory is between that of tensors used again at once, which the large cache of
+# such a server still holds in part (60 GB/s), and that of a weight of 64 MiB between two uses
+# of which others were (17 GB/s).
 CPU = Profile(
     name="cpu",
     flops_per_second=(
@@ -129,7 +131,7 @@ CPU = Profile(
     dots_efficiency=(0.28, 0.26, 0.45, 0.5, 0.68, 0.62, 0.75),
     cache_bytes=2**24,
     cache_bytes_per_second=1.55e11,
-    memory_bytes_per_second=6e10,
+    memory_bytes_per_second=3e10,
     fresh_bytes=2**25,
     fresh_seconds_per_byte=3e-10,
     launch_seconds=4.1e-6,
