@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from tncompile.plan.results import Application, LayerPlan, Moment, StagePlan
 from tncompile.report.facts import Run, alike_runs, thinned
 from tncompile.report.markup import Markup, number, tag, together
+from tncompile.report.sentences import moment
 from tncompile.report.units import show_seconds, show_size
 
 WIDTH = 520.0
 _MOST_POINTS = 400
 _MOST_BARS = 12
+_LETTER = 7.0  # width of a letter, on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,11 @@ def memory(plan: LayerPlan, key: str) -> Markup | None:
     in_sight = limit is not None and limit <= 3 * highest
     top = 1.12 * max(highest, limit if limit is not None and in_sight else 0)
     plot = _Plot(64, WIDTH - 12, 26, 218, top)
-    words = (
-        f"The most, {show_size(peak.live_bytes)}, is alive in the {peak.phase} pass of stage"
-        f" {peak.stage}, at {peak.label}."
-    )
+    words = f"The most, {show_size(peak.live_bytes)}, is alive {moment(peak)}."
     body = [
         *_scale(plot, _byte_ticks(top)),
         *_areas(plot, moments),
-        *_limit_line(plot, plan, in_sight),
+        *_limit_line(plot, plan, in_sight, begins=_peak_label(plot, moments, peak)),
         *_peak(plot, moments, peak),
     ]
     title = "Memory alive, forward and backward"
@@ -139,7 +138,8 @@ def _stage_ticks(plot: _Plot, own: Sequence[Moment], begin: int, count: int) -> 
         first = k
 
 
-def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool) -> Iterator[Markup]:
+def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool, begins: float) -> Iterator[Markup]:
+    """The budget; its label is to the left, or to the right where the peak's begins too early."""
     budget, limit = plan.layer.budget, _limit(plan)
     if budget is None or limit is None:
         return
@@ -151,7 +151,20 @@ def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool) -> Iterator[Markup
         return
     y = plot.y(limit)
     yield tag("path", d=f"M{plot.left:.1f} {y:.1f}H{plot.right:.1f}", class_="limit")
-    yield tag("text", text, x=plot.left + 6, y=y - 6, class_="alarm")
+    if begins > plot.left + 6 + _LETTER * len(text):
+        yield tag("text", text, x=plot.left + 6, y=y - 6, class_="alarm")
+    else:
+        yield tag("text", text, x=plot.right, y=y - 6, class_="alarm end")
+
+
+def _peak_label(plot: _Plot, moments: Sequence[Moment], peak: Moment) -> float:
+    """Where the peak's label begins."""
+    at = (moments.index(peak) + 0.5) / len(moments)
+    return plot.x(at) - 9 - _LETTER * len(_peak_text(peak)) if at > 0.5 else plot.x(at) + 9
+
+
+def _peak_text(peak: Moment) -> str:
+    return f"peak {show_size(peak.live_bytes)}"
 
 
 def _peak(plot: _Plot, moments: Sequence[Moment], peak: Moment) -> Iterator[Markup]:
@@ -160,7 +173,7 @@ def _peak(plot: _Plot, moments: Sequence[Moment], peak: Moment) -> Iterator[Mark
     side, away = ("end", -9.0) if at > 0.5 else (None, 9.0)
     look = "strong" if side is None else f"strong {side}"
     yield tag("circle", cx=x, cy=y, r=4.5, class_="peak")
-    yield tag("text", f"peak {show_size(peak.live_bytes)}", x=x + away, y=y - 4, class_=look)
+    yield tag("text", _peak_text(peak), x=x + away, y=y - 4, class_=look)
 
 
 # Time by stage --------------------------------------------------------------------------
