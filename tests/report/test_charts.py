@@ -3,26 +3,32 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pytest
+
 from tests.report.plans import DEEP, MERA, PADDED, TIGHT, plan_of
 from tncompile.report.charts import batch_curves, memory, stage_bars
 from tncompile.report.facts import alike_runs
 from tncompile.report.units import show_seconds, show_size
 
+LABEL = r'y="([\d.]+)" class="{}[^"]*">{}'
 
-def test_the_labels_of_peak_and_budget_stay_apart() -> None:
-    """Where the peak is just below the budget, in the middle of the picture."""
+
+@pytest.mark.parametrize("share", [1.001, 1.05, 1.2, 0.999, 0.95, 0.8])
+def test_the_labels_of_peak_and_budget_stay_apart(share: float) -> None:
+    """Whether the budget is just above the peak or just below it."""
     plan = plan_of(TIGHT).layers[0]
-    chart = str(memory(plan, "k"))
-    found = re.search(r'<text x="([\d.]+)" y="([\d.]+)" class="alarm( end)?">([^<]*)<', chart)
-    label = re.search(r'<text x="([\d.]+)" y="([\d.]+)" class="strong( end)?">([^<]*)<', chart)
-    assert found is not None
-    assert label is not None
-    spans = []
-    for x, _, end, text in (found.groups(), label.groups()):
-        width = 6.5 * len(text)
-        spans.append((float(x) - width, float(x)) if end else (float(x), float(x) + width))
-    (_, first), (second, _) = sorted(spans)
-    assert first < second
+    training = replace(plan.training, parameter_bytes=0)
+    layer = replace(plan.layer, budget=int(share * training.peak_bytes))
+    chart = str(memory(replace(plan, layer=layer, training=training), "k"))
+    places = [
+        re.search(LABEL.format("alarm", "budget"), chart),
+        re.search(LABEL.format("strong", "peak"), chart),
+        re.search(r'd="M[\d.]+ ([\d.]+)H[\d.]+" class="limit"', chart),
+    ]
+    budget, peak, line = (float(place[1]) for place in places if place)
+    assert abs(budget - peak) >= 17
+    for label in (budget, peak):
+        assert not label - 12 < line < label
 
 
 def test_the_peak_is_marked_and_labelled() -> None:

@@ -245,9 +245,9 @@ def test_stages_run_again_are_named() -> None:
     assert plan.layers[0].training.recomputed == ((1, 2), (3, 4))
     shown = as_text(plan)
     assert "run again in it: stages 1-2, 3-4" in shown
-    assert "; with running stages again" in shown
+    assert ", running stages again included" in shown
     assert "nothing is run again in it" in as_text(plan_of(MERA))
-    assert "padding the gradient" in as_text(plan_of(PADDED))
+    assert ", padding the gradient included" in as_text(plan_of(PADDED))
 
 
 def test_many_alike_stages_are_one_line() -> None:

@@ -19,7 +19,6 @@ from tncompile.report.units import show_seconds, show_size
 WIDTH = 520.0
 _MOST_POINTS = 400
 _MOST_BARS = 12
-_LETTER = 7.0  # width of a letter, on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,8 @@ def memory(plan: LayerPlan, key: str) -> Markup | None:
     body = [
         *_scale(plot, _byte_ticks(top)),
         *_areas(plot, moments),
-        *_limit_line(plot, plan, in_sight, begins=_peak_label(plot, moments, peak)),
-        *_peak(plot, moments, peak),
+        *_limit_line(plot, plan, in_sight, highest),
+        *_peak(plot, moments, peak, limit),
     ]
     title = "Memory alive, forward and backward"
     return figure(key, title, words, (WIDTH, 262.0), *body)
@@ -138,8 +137,8 @@ def _stage_ticks(plot: _Plot, own: Sequence[Moment], begin: int, count: int) -> 
         first = k
 
 
-def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool, begins: float) -> Iterator[Markup]:
-    """The budget; its label is to the left, or to the right where the peak's begins too early."""
+def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool, highest: int) -> Iterator[Markup]:
+    """The budget, its label on the side of the line where the peak is not."""
     budget, limit = plan.layer.budget, _limit(plan)
     if budget is None or limit is None:
         return
@@ -150,30 +149,23 @@ def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool, begins: float) -> 
         yield tag("text", f"{text}, far above", x=plot.right, y=14, class_="end")
         return
     y = plot.y(limit)
+    label = y - 6 if highest <= limit else y + 16
     yield tag("path", d=f"M{plot.left:.1f} {y:.1f}H{plot.right:.1f}", class_="limit")
-    if begins > plot.left + 6 + _LETTER * len(text):
-        yield tag("text", text, x=plot.left + 6, y=y - 6, class_="alarm")
-    else:
-        yield tag("text", text, x=plot.right, y=y - 6, class_="alarm end")
+    yield tag("text", text, x=plot.left + 6, y=label, class_="alarm")
 
 
-def _peak_label(plot: _Plot, moments: Sequence[Moment], peak: Moment) -> float:
-    """Where the peak's label begins."""
-    at = (moments.index(peak) + 0.5) / len(moments)
-    return plot.x(at) - 9 - _LETTER * len(_peak_text(peak)) if at > 0.5 else plot.x(at) + 9
-
-
-def _peak_text(peak: Moment) -> str:
-    return f"peak {show_size(peak.live_bytes)}"
-
-
-def _peak(plot: _Plot, moments: Sequence[Moment], peak: Moment) -> Iterator[Markup]:
+def _peak(
+    plot: _Plot, moments: Sequence[Moment], peak: Moment, limit: int | None
+) -> Iterator[Markup]:
+    """The peak, its label below it where a budget is just above."""
     at = (moments.index(peak) + 0.5) / len(moments)
     x, y = plot.x(at), plot.y(peak.live_bytes)
+    near = limit is not None and 0 <= y - plot.y(limit) < 24
     side, away = ("end", -9.0) if at > 0.5 else (None, 9.0)
     look = "strong" if side is None else f"strong {side}"
+    text = f"peak {show_size(peak.live_bytes)}"
     yield tag("circle", cx=x, cy=y, r=4.5, class_="peak")
-    yield tag("text", _peak_text(peak), x=x + away, y=y - 4, class_=look)
+    yield tag("text", text, x=x + away, y=y + 16 if near else y - 4, class_=look)
 
 
 # Time by stage --------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def backward(plan: LayerPlan) -> str:
     text += f"peak {show_size(cost.peak_bytes)}, {show_seconds(cost.seconds)}"
     more = ["padding the gradient"] if plan.layer.modes.padding else []
     more += ["running stages again"] if plan.training.recomputed else []
-    return f"{text}; with {' and '.join(more)}" if more else text
+    return f"{text}, {' and '.join(more)} included" if more else text
 
 
 # Application ----------------------------------------------------------------------------

@@ -199,8 +199,10 @@ def _windows(plan: StagePlan) -> Markup:
         tag(
             "li",
             tag("code", names(window_cores(plan.stage, w))),
-            f" as a {w.outer:,} × {w.inner:,} matrix,"
-            f" applied to the state seen as ({w.left:,}, {w.inner:,}, {w.right:,})",
+            f" as a {w.outer:,} × {w.inner:,} matrix, ",
+            f"applied to the state seen as ({w.left:,}, {w.inner:,}, {w.right:,})"
+            if w.applied != w.matrix
+            else "with which the state begins",
         )
         for w in plan.schedule.windows
     ]
