@@ -153,7 +153,7 @@ def _layer_facts(plan: LayerPlan) -> Markup:
         (
             "rank",
             f"≤ {rank.bound:,}",
-            f"of {rank.full:,}; bound of the {'whole' if rank.whole else 'last, linear'} network",
+            f"of {rank.full:,}; bound of the {'whole network' if rank.whole else 'last, linear layer'}",
         ),
         ("modes", f"{layer.modes.order}", _modes(plan)),
         ("generating the weight", show_seconds(plan.forward.seconds), _work(plan)),
