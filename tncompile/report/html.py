@@ -145,6 +145,7 @@ def _layer(plan: LayerPlan, key: str) -> list[Markup | None]:
 def _layer_facts(plan: LayerPlan) -> Markup:
     layer = plan.layer
     rank = cut_rank(layer)
+    bound = "whole network" if rank.whole else "last, linear layer"
     times = ratio(layer.dense_parameter_count, layer.parameter_count)
     gain = best_gain(plan)
     facts = [
@@ -153,7 +154,7 @@ def _layer_facts(plan: LayerPlan) -> Markup:
         (
             "rank",
             f"≤ {rank.bound:,}",
-            f"of {rank.full:,}; bound of the {'whole network' if rank.whole else 'last, linear layer'}",
+            f"of {rank.full:,}; bound of the {bound}",
         ),
         ("modes", f"{layer.modes.order}", _modes(plan)),
         ("generating the weight", show_seconds(plan.forward.seconds), _work(plan)),
