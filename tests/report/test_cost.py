@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.report.plans import ALL, DEEP, MERA, PADDED, TTN, plan_of
+from tests.report.plans import ALL, DEEP, MERA, PADDED, RING, SHORT, TIGHT, TTN, plan_of
 from tncompile.plan.results import Moment, Plan
 from tncompile.report import as_json
 from tncompile.report.cost import MOST_MOMENTS
@@ -66,6 +66,10 @@ def test_reports_are_valid(text: str) -> None:
         (("layers", 0, "training", "recomputed"), [[1, 2, 3]]),
         (("layers", 0, "apply", 0, "uses", 0, "fits"), "yes"),
         (("layers", 0, "unavailable"), {"guess": "why"}),
+        (("layers", 0, "apply", 0, "cached_mode"), "guess"),
+        (("layers", 0, "contract"), "steps"),
+        (("layers", 0, "stream_rows"), 0),
+        (("layers", 0, "stages", 0, "slices"), [0]),
     ],
     ids=lambda v: ".".join(map(str, v)) if isinstance(v, tuple) else "",
 )
@@ -135,7 +139,9 @@ def test_settings_are_told() -> None:
     odd, bare, conv = data(plan_of(PADDED))["layers"]
     assert (odd["dtype"], odd["budget"], odd["padding"]) == ("float64", 2**20, 2**13 - 7000)
     assert (bare["dtype"], bare["budget"], bare["replaces"]) == (None, None, None)
-    assert (bare["apply"], bare["unavailable"], bare["crossover_batch"]) == ([], {}, None)
+    assert (bare["apply"], bare["crossover_batch"]) == ([], None)
+    assert (bare["contract"], bare["stream_rows"]) == (None, None)
+    assert bare["unavailable"] == dict.fromkeys(["contract", "stream"], "there is no input")
     assert conv["stages"][0]["activation"] == "siren"
     assert conv["stages"][-1]["activation"] is None
 
@@ -145,7 +151,45 @@ def test_apply_tells_of_the_chosen_mode() -> None:
     for use, one in zip(data(plan)["layers"][0]["apply"], plan.layers[0].applications, strict=True):
         assert use["seconds"] == one.use(use["mode"]).forward.seconds
         assert use["training_seconds"] == one.use(use["training_mode"]).training.seconds
-        assert {u["mode"] for u in use["uses"]} == {"materialise", "contract"}
+        assert use["cached_mode"] == one.cached_mode
+        assert [u["mode"] for u in use["uses"]] == ["materialise", "contract", "stream"]
+        for shown, real in zip(use["uses"], one.uses, strict=True):
+            assert shown["training"]["peak_bytes"] == real.training.peak_bytes
+            assert shown["fits"] is real.fits
+
+
+def test_modes_tell_how() -> None:
+    plan = plan_of(MERA).layers[0]
+    (layer,) = data(plan_of(MERA))["layers"]
+    assert plan.contract is not None
+    assert layer["contract"] == [note.text for note in plan.contract.notes] != []
+    assert layer["stream_rows"] == plan.stream_rows is not None
+    (odd, *_) = data(plan_of(PADDED))["layers"]
+    assert odd["contract"] is None
+    assert "contract" in odd["unavailable"]
+
+
+def test_what_a_budget_does() -> None:
+    """Stages that are run again; a budget that only other modes keep to."""
+    (tight,) = data(plan_of(TIGHT))["layers"]
+    training = tight["training"]
+    assert training["recomputed"]
+    assert training["peak_bytes"] + training["parameter_bytes"] <= tight["budget"]
+    (short,) = data(plan_of(SHORT))["layers"]
+    training = short["training"]
+    assert training["peak_bytes"] + training["parameter_bytes"] > short["budget"]
+    fits = {use["mode"]: use["fits"] for use in short["apply"][0]["uses"]}
+    assert fits == {"materialise": False, "contract": True, "stream": True}
+
+
+def test_slices_are_told() -> None:
+    plan = plan_of(RING)
+    one = plan.layers[0]
+    last = one.stages[-1]
+    assert data(plan)["layers"][0]["stages"][-1]["slices"] == []
+    cut = replace(last, schedule=replace(last.schedule, slices=(2, 4)))
+    layers = (replace(one, stages=(*one.stages[:-1], cut)),)
+    assert data(replace(plan, layers=layers))["layers"][0]["stages"][-1]["slices"] == [2, 4]
 
 
 def test_lines_are_of_the_file_alone() -> None:

@@ -13,6 +13,7 @@ from tncompile.driver import read_program
 from tncompile.plan.results import Plan
 from tncompile.plan.schedule import Schedule
 from tncompile.report import as_svg
+from tncompile.report.shapes import COLORS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -53,11 +54,23 @@ def test_every_core_is_there_once(text: str) -> None:
 def test_windows_colour_their_cores() -> None:
     plan = plan_of(MERA)
     last = plan.layers[0].stages[-1]
-    groups = [g for g in drawn(plan).iter(f"{SVG}g") if g.get("class") in ("w0", "w1", "w2")]
+    count = len(last.schedule.windows)
+    assert 1 < count <= COLORS
+    colours = {f"w{number}" for number in range(count)}
+    groups = [g for g in drawn(plan).iter(f"{SVG}g") if g.get("class") in colours]
     by_name = {(g.findtext(f"{SVG}title") or "").split(":")[0]: g.get("class") for g in groups}
     for number, window in enumerate(last.schedule.windows):
         for core in window.cores:
             assert by_name[last.stage.cores[core].name] == f"w{number}"
+
+
+def test_slices_are_counted() -> None:
+    plan = plan_of(RING)
+    one = plan.layers[0]
+    cut = replace(one.stages[-1], schedule=replace(one.stages[-1].schedule, slices=(2, 4)))
+    sliced = replace(plan, layers=(replace(one, stages=(*one.stages[:-1], cut)),))
+    assert texts(drawn(sliced)).count("8 slices") == 1
+    assert not [word for word in texts(drawn(plan)) if "slices" in word]
 
 
 def test_distant_mixers_are_joined_by_a_bar() -> None:

@@ -7,10 +7,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.report.plans import ALL, HOSTILE, MERA, PADDED, RING, plan_of
+from tests.report.plans import ALL, HOSTILE, MERA, PADDED, RING, TIGHT, plan_of
 from tncompile.plan.results import Candidate, Plan
 from tncompile.report import as_html
 from tncompile.report.drawing import style
+from tncompile.report.units import show_factor, show_ratio, show_seconds, show_size
 
 ATTACK = "</style></title><script>alert('x')</script><img src=//e.x onerror=\"x()\">&lt;\x07]]>"
 
@@ -93,10 +94,41 @@ def test_the_replaced_module_is_shown_as_written() -> None:
 
 
 def test_numbers_are_those_of_the_plan() -> None:
-    text = "".join(page(plan_of(MERA)).itertext())
-    for shown in ("31,301x smaller", "536", "24.4 ms", "peak 192 MiB", "≤ 128", "123x faster"):
+    plan = plan_of(MERA)
+    one = plan.layers[0]
+    text = "".join(page(plan).itertext())
+    gain = max(a.dense.seconds / a.use(a.mode).forward.seconds for a in one.applications)
+    for shown in (
+        show_ratio(one.layer.modes.entries / one.layer.parameter_count),
+        show_seconds(one.forward.seconds),
+        show_seconds(one.backward.seconds),
+        f"peak {show_size(one.training.peak_bytes)}",
+        "≤ 128",
+        f"{show_factor(gain)} faster",
+        f"stream in blocks of {one.stream_rows} of 4,096 rows",
+    ):
         assert shown in text
+    doubled = replace(one, forward=replace(one.forward, seconds=2 * one.forward.seconds))
+    other = "".join(page(replace(plan, layers=(doubled,))).itertext())
+    assert show_seconds(doubled.forward.seconds) not in text
+    assert show_seconds(doubled.forward.seconds) in other
     assert "Times are predicted for the device profile cpu; nothing was measured" in text
+
+
+def test_steps_of_the_contract_mode_are_listed() -> None:
+    plan = plan_of(MERA).layers[0]
+    assert plan.contract is not None
+    items = [item.text for item in page(plan_of(MERA)).iter("li")]
+    for note in plan.contract.notes:
+        assert note.text in items
+
+
+def test_budgets_are_said_in_words() -> None:
+    text = "".join(page(plan_of(TIGHT)).itertext())
+    assert "run again in it: stages 1-2, 3-4. Budget 500 KiB: " in text
+    assert ", running stages again included." in text
+    assert ", too large to train" in text
+    assert "too large" not in "".join(page(plan_of(MERA)).itertext())
 
 
 def test_slower_is_said_and_coloured() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tncompile.plan.results import Application, LayerPlan, Moment, StagePlan
 from tncompile.report.facts import Run, alike_runs, thinned
 from tncompile.report.markup import Markup, number, tag, together
+from tncompile.report.sentences import moment
 from tncompile.report.units import show_seconds, show_size
 
 WIDTH = 520.0
@@ -67,15 +68,12 @@ def memory(plan: LayerPlan, key: str) -> Markup | None:
     in_sight = limit is not None and limit <= 3 * highest
     top = 1.12 * max(highest, limit if limit is not None and in_sight else 0)
     plot = _Plot(64, WIDTH - 12, 26, 218, top)
-    words = (
-        f"The most, {show_size(peak.live_bytes)}, is alive in the {peak.phase} pass of stage"
-        f" {peak.stage}, at {peak.label}."
-    )
+    words = f"The most, {show_size(peak.live_bytes)}, is alive {moment(peak)}."
     body = [
         *_scale(plot, _byte_ticks(top)),
         *_areas(plot, moments),
-        *_limit_line(plot, plan, in_sight),
-        *_peak(plot, moments, peak),
+        *_limit_line(plot, plan, in_sight, highest),
+        *_peak(plot, moments, peak, limit),
     ]
     title = "Memory alive, forward and backward"
     return figure(key, title, words, (WIDTH, 262.0), *body)
@@ -139,7 +137,8 @@ def _stage_ticks(plot: _Plot, own: Sequence[Moment], begin: int, count: int) -> 
         first = k
 
 
-def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool) -> Iterator[Markup]:
+def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool, highest: int) -> Iterator[Markup]:
+    """The budget, its label on the side of the line where the peak is not."""
     budget, limit = plan.layer.budget, _limit(plan)
     if budget is None or limit is None:
         return
@@ -150,17 +149,23 @@ def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool) -> Iterator[Markup
         yield tag("text", f"{text}, far above", x=plot.right, y=14, class_="end")
         return
     y = plot.y(limit)
+    label = y - 6 if highest <= limit else y + 16
     yield tag("path", d=f"M{plot.left:.1f} {y:.1f}H{plot.right:.1f}", class_="limit")
-    yield tag("text", text, x=plot.left + 6, y=y - 6, class_="alarm")
+    yield tag("text", text, x=plot.left + 6, y=label, class_="alarm")
 
 
-def _peak(plot: _Plot, moments: Sequence[Moment], peak: Moment) -> Iterator[Markup]:
+def _peak(
+    plot: _Plot, moments: Sequence[Moment], peak: Moment, limit: int | None
+) -> Iterator[Markup]:
+    """The peak, its label below it where a budget is just above."""
     at = (moments.index(peak) + 0.5) / len(moments)
     x, y = plot.x(at), plot.y(peak.live_bytes)
+    near = limit is not None and 0 <= y - plot.y(limit) < 24
     side, away = ("end", -9.0) if at > 0.5 else (None, 9.0)
     look = "strong" if side is None else f"strong {side}"
+    text = f"peak {show_size(peak.live_bytes)}"
     yield tag("circle", cx=x, cy=y, r=4.5, class_="peak")
-    yield tag("text", f"peak {show_size(peak.live_bytes)}", x=x + away, y=y - 4, class_=look)
+    yield tag("text", text, x=x + away, y=y + 16 if near else y - 4, class_=look)
 
 
 # Time by stage --------------------------------------------------------------------------

@@ -75,6 +75,8 @@ def _layer(plan: LayerPlan) -> dict[str, Any]:
         "forward": _cost(plan.forward),
         "backward": _cost(plan.backward),
         "training": _training(plan.training, plan),
+        "contract": None if plan.contract is None else [n.text for n in plan.contract.notes],
+        "stream_rows": plan.stream_rows,
         "apply": [_application(application) for application in plan.applications],
         "unavailable": dict(plan.unavailable),
         "crossover_batch": plan.crossover_batch,
@@ -95,6 +97,7 @@ def _stage(plan: StagePlan, layer: LayerPlan) -> dict[str, Any]:
         "backward": _cost(plan.backward),
         "kind": plan.schedule.kind,
         "schedule": [note.text for note in plan.schedule.notes],
+        "slices": list(plan.schedule.slices),
         "windows": [_window(window, plan) for window in plan.schedule.windows],
         "candidates": [{"name": c.name, "seconds": c.seconds} for c in plan.candidates],
         "reason": plan.reason,
@@ -142,6 +145,7 @@ def _application(application: Application) -> dict[str, Any]:
         "training_mode": application.training_mode,
         "training_seconds": training.seconds,
         "dense_training_seconds": application.dense_training.seconds,
+        "cached_mode": application.cached_mode,
         "uses": [
             {
                 "mode": one.mode,

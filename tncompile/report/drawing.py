@@ -8,6 +8,7 @@ many.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from importlib.resources import files
 
@@ -199,7 +200,10 @@ def _labels(plan: StagePlan, width: float, y: float, height: float) -> Iterator[
     x = width - RIGHT + 10
     count = len(plan.schedule.windows)
     if not count:
-        yield tag("text", "by a tree", x=x, y=middle + 4)
+        slices = plan.schedule.slices
+        yield tag("text", "by a tree", x=x, y=middle - 3 if slices else middle + 4)
+        if slices:
+            yield tag("text", f"{math.prod(slices):,} slices", x=x, y=middle + 13)
         return
     yield tag("text", f"{count} window{'s' * (count > 1)}", x=x, y=middle - 3)
     for k in range(min(count, COLORS)):

@@ -194,7 +194,7 @@ def _layer_likeness(plan: LayerPlan) -> object:
         layer.parameter_count,
         tuple(_likeness(stage) for stage in plan.stages),
         (plan.forward, plan.backward, plan.training, plan.applications),
-        (plan.unavailable, plan.crossover_batch),
+        (plan.unavailable, plan.crossover_batch, plan.stream_rows, plan.contract),
     )
 
 
@@ -206,7 +206,7 @@ def _likeness(plan: StagePlan) -> object:
         tuple(i.size for i in stage.outgoing),
         tuple((core.kind, core.statement, core.slot) for core in stage.cores),
         None if activation is None else (activation.name, activation.constants),
-        (plan.schedule.kind, plan.schedule.steps, plan.schedule.windows),
+        (plan.schedule.kind, plan.schedule.steps, plan.schedule.windows, plan.schedule.slices),
         (plan.forward, plan.backward, plan.candidates, plan.reason),
     )
 
@@ -254,13 +254,38 @@ def phase_bars(training: Training, columns: int) -> tuple[tuple[str, str], ...]:
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
+def same_time(one: float, other: float) -> bool:
+    """Whether two times differ by less than a prediction could tell, or a reader would read.
+
+    >>> same_time(1.0, 1.004), same_time(1.0, 1.02), same_time(0.0, 0.0)
+    (True, False, True)
+    """
+    return max(one, other) <= 1.01 * min(one, other)
+
+
 def runner_up(application: Application, training: bool) -> Use | None:
-    """The fastest use besides the chosen one; None where there is no other."""
-    chosen = application.training_mode if training else application.mode
-    others = [use for use in application.uses if use.mode != chosen]
-    if not others:
-        return None
-    return min(others, key=lambda u: (u.training if training else u.forward).seconds)
+    """The fastest use besides the chosen one and those that take as long as it.
+
+    Of several that take the same time it is the first, which is the simplest; None where
+    there is no other.
+    """
+
+    def seconds(use: Use) -> float:
+        return (use.training if training else use.forward).seconds
+
+    chosen = application.use(application.training_mode if training else application.mode)
+    others = [
+        use
+        for use in application.uses
+        if use is not chosen and not same_time(seconds(use), seconds(chosen))
+    ]
+    best = min(map(seconds, others), default=0.0)
+    return next((use for use in others if same_time(seconds(use), best)), None)
+
+
+def cached_helps(plan: LayerPlan) -> bool:
+    """Whether some batch is better served by a weight that is kept than by the planned mode."""
+    return any(one.cached_mode == "materialise" for one in plan.applications)
 
 
 def best_gain(plan: LayerPlan) -> Application | None:

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from tncompile.graph.network import cut_rank
 from tncompile.plan.results import LayerPlan, Plan
-from tncompile.report import charts, tables
+from tncompile.report import charts, sentences, tables
 from tncompile.report.drawing import describe, network, style
-from tncompile.report.facts import MODES, alike_layers, best_gain, ratio, totals, where
+from tncompile.report.facts import (
+    MODES,
+    alike_layers,
+    best_gain,
+    cached_helps,
+    ratio,
+    totals,
+    where,
+)
 from tncompile.report.legend import legend, legend_words
-from tncompile.report.markup import Child, Markup, number, tag, together
+from tncompile.report.markup import Child, Markup, number, tag, together, worded
 from tncompile.report.units import against, show_flops, show_ratio, show_seconds, show_size
 from tncompile.report.words import show_modes
 
@@ -137,6 +145,7 @@ def _layer(plan: LayerPlan, key: str) -> list[Markup | None]:
 def _layer_facts(plan: LayerPlan) -> Markup:
     layer = plan.layer
     rank = cut_rank(layer)
+    bound = "whole network" if rank.whole else "last, linear layer"
     times = ratio(layer.dense_parameter_count, layer.parameter_count)
     gain = best_gain(plan)
     facts = [
@@ -145,7 +154,7 @@ def _layer_facts(plan: LayerPlan) -> Markup:
         (
             "rank",
             f"≤ {rank.bound:,}",
-            f"of {rank.full:,}; bound of the {'whole' if rank.whole else 'last, linear'} network",
+            f"of {rank.full:,}; bound of the {bound}",
         ),
         ("modes", f"{layer.modes.order}", _modes(plan)),
         ("generating the weight", show_seconds(plan.forward.seconds), _work(plan)),
@@ -210,7 +219,7 @@ def _costs(plan: LayerPlan, key: str) -> Markup:
             "figure",
             tag("h3", "Time by stage"),
             bars,
-            tag("figcaption", "Generating the weight, and turning its gradient into the cores'."),
+            tag("figcaption", _bars_words(plan)),
         ),
         tag("figure", tag("h3", "Memory over one forward and backward pass"), memory)
         if memory is None
@@ -224,15 +233,24 @@ def _costs(plan: LayerPlan, key: str) -> Markup:
     )
 
 
-def _memory_words(plan: LayerPlan) -> str:
+def _memory_words(plan: LayerPlan) -> Markup:
     training = plan.training
     largest = training.largest
     place = where(largest.span)
-    words = f"Largest at the peak: {largest.what}, {show_size(largest.bytes)}"
+    words = f"Largest tensor: {largest.what}, {show_size(largest.bytes)}"
     words += f", made at {place}. " if place else ". "
-    words += f"{show_size(training.saved_bytes)} are kept for the backward pass; "
-    again = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in training.recomputed)
-    return words + (f"run again in it: stages {again}." if again else "nothing is run again.")
+    kept, budget = sentences.kept(training), sentences.budget(plan)
+    words += f"{_capital(kept)}."
+    return worded(f"{words} {_capital(budget)}." if budget else words)
+
+
+def _bars_words(plan: LayerPlan) -> str:
+    words = "Generating the weight, and turning its gradient into the cores'."
+    return f"{words} Backward in all: {sentences.backward(plan)}."
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _applied(plan: LayerPlan, key: str) -> list[Markup | None]:
@@ -246,15 +264,28 @@ def _applied(plan: LayerPlan, key: str) -> list[Markup | None]:
         pairs.append(tag("div", tag("h3", name), curves, rows))
     used = dict.fromkeys(m for one in plan.applications for m in (one.mode, one.training_mode))
     items = [tag("li", tag("strong", mode), f" {MODES.get(mode, '')}") for mode in used]
-    items += [
-        tag("li", tag("strong", mode), f" is not to be had: {reason}")
-        for mode, reason in plan.unavailable
+    if cached_helps(plan):
+        items.append(
+            tag(
+                "li",
+                tag("code", "cached()"),
+                " generates the weight once and keeps it for inference",
+            )
+        )
+    says = [tag("li", worded(_capital(sentence))) for sentence in sentences.applied(plan)]
+    return [
+        tag("div", *pairs, class_="pair"),
+        tag("ul", *says),
+        tag("ul", *items, class_="muted"),
+        _contract(plan),
     ]
-    crossover = None
-    if plan.crossover_batch is not None:
-        start = f"From batch {plan.crossover_batch:,} on, "
-        crossover = tag("p", start, tag("strong", "materialise"), " is the fastest.")
-    return [tag("div", *pairs, class_="pair"), crossover, tag("ul", *items, class_="muted")]
+
+
+def _contract(plan: LayerPlan) -> Markup | None:
+    if plan.contract is None:
+        return None
+    way = f"`contract` takes the last stage {sentences.windows(plan.contract)}"
+    return tag("details", tag("summary", worded(way)), tables.steps(plan.contract))
 
 
 def _footer(plan: Plan) -> Markup:

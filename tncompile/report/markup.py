@@ -62,6 +62,16 @@ def together(*children: Child) -> Markup:
     return Markup(_inner(children))
 
 
+def worded(sentence: str) -> Markup:
+    """A sentence whose `names` are set as code.
+
+    >>> str(worded("only `a<b` fits"))
+    'only <code>a&lt;b</code> fits'
+    """
+    parts = sentence.split("`")
+    return together(*(tag("code", part) if k % 2 else part for k, part in enumerate(parts)))
+
+
 def _inner(children: tuple[Child, ...]) -> str:
     return "".join(
         child.text if isinstance(child, Markup) else escaped(str(child))

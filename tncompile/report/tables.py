@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tncompile.plan.results import Application, LayerPlan, Plan, StagePlan
+from tncompile.plan.schedule import Schedule
+from tncompile.report import sentences
 from tncompile.report.facts import (
     Run,
     alike_runs,
@@ -21,7 +23,7 @@ from tncompile.report.facts import (
     window_cores,
     wires_in,
 )
-from tncompile.report.markup import Child, Markup, tag, together
+from tncompile.report.markup import Child, Markup, tag, together, worded
 from tncompile.report.units import (
     against,
     show_factor,
@@ -176,19 +178,18 @@ def schedules(plan: LayerPlan) -> Markup:
 def _schedule(run: Run, entry_bytes: int) -> Markup:
     plan = run.plan
     label = f"Stage {run.label}" if run.count == 1 else f"Stages {run.label}, all alike"
-    count = len(plan.schedule.windows)
-    way = f"{count} window{'s' * (count != 1)}" if count else "a contraction tree"
     made = [
         child for text in statements(plan.stage) for child in (tag("code", text), Markup(", "))
     ][:-1]
     place = where(plan.stage.span)
+    chosen = sentences.choice(plan)
     drawn = "\n".join(diagram(plan, entry_bytes, _DIAGRAM))
     return tag(
         "details",
-        tag("summary", tag("strong", label), f": {way}{_chosen(plan)}"),
+        tag("summary", tag("strong", label), f": {sentences.way(plan)}; ", worded(chosen)),
         tag("p", "From ", *made, f" ({place}).", class_="muted"),
         tag("pre", drawn, tabindex="0", aria_hidden="true") if drawn else None,
-        _windows(plan) if count else _notes(plan),
+        _windows(plan) if plan.schedule.windows else steps(plan.schedule),
         _candidates(plan),
     )
 
@@ -198,45 +199,35 @@ def _windows(plan: StagePlan) -> Markup:
         tag(
             "li",
             tag("code", names(window_cores(plan.stage, w))),
-            f" as a {w.outer:,} × {w.inner:,} matrix,"
-            f" applied to the state seen as ({w.left:,}, {w.inner:,}, {w.right:,})",
+            f" as a {w.outer:,} × {w.inner:,} matrix, ",
+            f"applied to the state seen as ({w.left:,}, {w.inner:,}, {w.right:,})"
+            if w.applied != w.matrix
+            else "with which the state begins",
         )
         for w in plan.schedule.windows
     ]
     return tag("ol", *items)
 
 
-def _notes(plan: StagePlan) -> Markup:
-    notes = [tag("li", note.text) for note in plan.schedule.notes[:_MOST_NOTES]]
-    hidden = len(plan.schedule.notes) - len(notes)
+def steps(schedule: Schedule) -> Markup:
+    """The steps of a schedule in words."""
+    notes = [tag("li", note.text) for note in schedule.notes[:_MOST_NOTES]]
+    hidden = len(schedule.notes) - len(notes)
     more = tag("p", f"… and {hidden} more steps", class_="muted") if hidden else None
     return together(tag("ol", *notes), more)
 
 
-def _chosen(plan: StagePlan) -> str:
+def _candidates(plan: StagePlan) -> Markup | None:
+    why = tag("p", f"{plan.reason.capitalize()}.", class_="muted") if plan.reason else None
     if len(plan.candidates) < 2:
-        return ""
-    winner, second = plan.candidates[:2]
-    if winner.seconds <= 0:
-        return f", chosen before “{second.name}”"
-    return f"; “{second.name}” would take {show_factor(second.seconds / winner.seconds)} as long"
-
-
-def _candidates(plan: StagePlan) -> Markup:
-    if len(plan.candidates) < 2:
-        seconds = "".join(
-            f"{c.name} takes {show_seconds(c.seconds)} forward and backward. "
-            for c in plan.candidates
-        )
-        why = f": {plan.reason}" if plan.reason else ""
-        return tag("p", f"{seconds}No other way was looked at{why}.", class_="muted")
+        return why
     best = plan.candidates[0].seconds
     rows = [
         (c.name, show_seconds(c.seconds), show_factor(c.seconds / best) if best else "–")
         for c in plan.candidates
     ]
     head = ("way", "forward and backward", "against the chosen one")
-    return table("Ways compared, the chosen one first", head, rows)
+    return together(table("Ways compared, the chosen one first", head, rows), why)
 
 
 # Batches --------------------------------------------------------------------------------
@@ -246,7 +237,8 @@ def applications(plan: LayerPlan, training: bool) -> Markup:
     """The chosen mode for every batch, the dense layer, and the next best mode."""
     head = ("batch", "mode", "time", "dense", "against dense", "next best")
     kind = "A training step" if training else "Without gradients"
-    caption = f"{kind}, predicted, against a dense {plan.layer.target}"
+    batch = sentences.batch_of(plan)
+    caption = f"{kind} on a batch of {batch}, predicted, against a dense {plan.layer.target}"
     rows = [_application(one, training) for one in plan.applications]
     return table(caption, head, rows, left=(1, 5))
 
@@ -261,6 +253,6 @@ def _application(one: Application, training: bool) -> tuple[Child, ...]:
     if second is not None:
         cost = second.training if training else second.forward
         follows = f"{second.mode}, {show_seconds(cost.seconds)}"
-        follows += "" if second.fits else ", does not fit"
-    outcome = together(verdict(seconds, dense), "" if use.fits else ", does not fit")
+        follows += sentences.use_note(second)
+    outcome = together(verdict(seconds, dense), sentences.use_note(use))
     return (f"{one.batch:,}", mode, show_seconds(seconds), show_seconds(dense), outcome, follows)

@@ -6,16 +6,18 @@ are those of the plan, three digits each; JSON has them whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tncompile.graph.ir import Layer, Modes
 from tncompile.graph.network import cut_rank
-from tncompile.plan.results import Application, LayerPlan, Plan, StagePlan, Training
+from tncompile.plan.results import Application, LayerPlan, Plan, StagePlan
+from tncompile.report import sentences
 from tncompile.report.facts import (
     MODES,
     alike_layers,
     alike_runs,
     best_gain,
+    cached_helps,
     core_count,
     itemsize,
     phase_bars,
@@ -29,7 +31,6 @@ from tncompile.report.facts import (
 )
 from tncompile.report.units import (
     against,
-    show_factor,
     show_flops,
     show_ratio,
     show_seconds,
@@ -38,7 +39,7 @@ from tncompile.report.units import (
 from tncompile.report.wires import FINAL, OPEN, WAITS, diagram
 from tncompile.report.words import WIDTH, cut, fact, plain, show_modes, table, wrapped
 
-_MOST_NOTES = 6
+_MOST_STEPS = 6
 
 
 def as_text(plan: Plan) -> str:
@@ -65,7 +66,7 @@ def as_text(plan: Plan) -> str:
 def _summary(plan: Plan) -> Iterator[str]:
     """A line for each layer, and the totals."""
     rows = [
-        ("layer", "parameters", "entries", "smaller", "forward", "backward", "training", "best")
+        ("layer", "parameters", "entries", "smaller", "forward", "backward", "memory", "at best")
     ]
     for one in plan.layers:
         gain = best_gain(one)
@@ -108,8 +109,8 @@ def _summary(plan: Plan) -> Iterator[str]:
     yield ""
     yield from wrapped(
         "Forward generates the weight, backward turns its gradient into those of the cores;"
-        " training is the most memory alive in both together, of the largest layer in the last"
-        " line. Best is applying the layer to inputs against the dense layer, at the batch"
+        " memory is the most alive in both together, of the largest layer in the last line. At"
+        " best is applying the layer without gradients against the dense layer, at the batch"
         " where it gains most.",
         2,
         "  ",
@@ -128,21 +129,18 @@ def _legend(plan: Plan) -> Iterator[str]:
     """What the signs and words above mean; only those that occur."""
     stages = [stage for layer in plan.layers for stage in layer.stages]
     if any(stage.schedule.windows for stage in stages):
-        meaning = f"{WAITS} waits   {OPEN} is taken in again   {FINAL} is done"
-        yield f"  wires: {meaning}   ├4→8┤ a window takes 4 and gives 8"
+        yield f"  wires: {WAITS} waits   {OPEN} is taken in again   {FINAL} is done"
+        yield "  windows: ├4→8┤ takes 4 wires and gives 8   ▪ one and one   256x16 is its matrix"
     if any(stage.candidates for stage in stages):
         yield "  ways of a stage are compared by the time of a forward and a backward pass together"
     uses = [one for layer in plan.layers for one in layer.applications]
     for mode in dict.fromkeys(m for one in uses for m in (one.mode, one.training_mode)):
         yield f"  `{mode}` {MODES.get(mode, '')}".rstrip()
-    if any(_regenerates(one) for one in uses):
-        yield "  where it is slower than dense, `cached()` keeps the weight for inference"
-
-
-def _regenerates(one: Application) -> bool:
-    """Whether the weight is generated on every call, for more than the dense layer takes."""
-    seconds = one.use(one.mode).forward.seconds
-    return one.mode == "materialise" and seconds > one.dense.seconds
+    if any(cached_helps(layer) for layer in plan.layers):
+        yield "  `cached()` generates the weight once and keeps it for inference"
+    if not all(use.fits for one in uses for use in one.uses):
+        text = "a forward and a backward pass take more than the budget, so it is not chosen"
+        yield from wrapped(f"{sentences.TOO_LARGE}: {text}", 4, "  ")
 
 
 # A layer --------------------------------------------------------------------------------
@@ -232,11 +230,7 @@ def _stages(plan: LayerPlan) -> Iterator[str]:
     hidden = len(runs) - sum(run is not None for run in shortened_runs(runs))
     if hidden:
         yield f"  … {hidden} kinds of stages in a row are not shown; --format json has all"
-    yield from fact(
-        "backward",
-        f"{show_flops(backward.flops)}, {show_size(backward.bytes_written)} written,"
-        f" peak {show_size(backward.peak_bytes)}, {show_seconds(backward.seconds)}",
-    )
+    yield from fact("backward", sentences.backward(plan))
 
 
 # Schedules ------------------------------------------------------------------------------
@@ -248,18 +242,19 @@ def _schedules(plan: LayerPlan) -> Iterator[str]:
             yield from ("  …", "")
             continue
         stages = f"stage {run.label}" if run.count == 1 else f"stages {run.label}"
-        yield from wrapped(f"{stages} {_way(run.plan)}: {_origin(run.plan)}", 4, "  ")
-        yield from wrapped(_choice(run.plan), 6, "    ")
+        each = "" if run.count == 1 else ", each"
+        way = sentences.way(run.plan)
+        yield from wrapped(f"{stages}{each} {way}: {_origin(run.plan)}", 4, "  ")
+        yield from wrapped(plain(sentences.choice(run.plan)), 6, "    ")
         lines = [*diagram(run.plan, itemsize(plan.layer), WIDTH - 6)]
-        yield from (f"      {line}" for line in lines) if lines else _notes(run.plan)
+        steps = [note.text for note in run.plan.schedule.notes]
+        yield from (f"      {line}" for line in lines) if lines else _steps(steps, 6)
         yield ""
-
-
-def _way(plan: StagePlan) -> str:
-    count = len(plan.schedule.windows)
-    if not count:
-        return "by a contraction tree"
-    return f"in {count} window{'s' * (count != 1)}"
+    why = [*sentences.reasons(plan.stages)]
+    for sentence in why:
+        yield from wrapped(plain(sentence), 4, "  ")
+    if why:
+        yield ""
 
 
 def _origin(plan: StagePlan) -> str:
@@ -267,28 +262,13 @@ def _origin(plan: StagePlan) -> str:
     return f"{made} ({plain(where(plan.stage.span))})"
 
 
-def _notes(plan: StagePlan) -> Iterator[str]:
-    notes = [plain(note.text) for note in plan.schedule.notes]
-    for text in notes[:_MOST_NOTES]:
-        yield from wrapped(text, 8, "      ")
-    if len(notes) > _MOST_NOTES:
-        yield f"      … {len(notes) - _MOST_NOTES} more steps"
-
-
-def _choice(plan: StagePlan) -> str:
-    """Winner and runner-up, and why."""
-    if not plan.candidates:
-        return plain(plan.reason) or "the only way"
-    winner, *others = plan.candidates
-    text = f"chosen `{plain(winner.name)}`, {show_seconds(winner.seconds)}"
-    if not others:
-        return f"{text}; no other looked at{': ' * bool(plan.reason)}{plain(plan.reason)}"
-    second = others[0]
-    text += f"; next `{plain(second.name)}`, {show_seconds(second.seconds)}"
-    if winner.seconds > 0:
-        text += f", {show_factor(second.seconds / winner.seconds)} as long"
-    more = len(others) - 1
-    return text + (f"; {more} more looked at" if more else "")
+def _steps(notes: Sequence[str], indent: int) -> Iterator[str]:
+    """The first steps of a schedule in words; one more is not worth a line that counts it."""
+    shown = len(notes) if len(notes) <= _MOST_STEPS + 1 else _MOST_STEPS
+    for text in notes[:shown]:
+        yield from wrapped(plain(text), indent + 2, " " * indent)
+    if len(notes) > shown:
+        yield f"{' ' * indent}… {len(notes) - shown} more steps"
 
 
 # Memory ---------------------------------------------------------------------------------
@@ -296,51 +276,26 @@ def _choice(plan: StagePlan) -> str:
 
 def _training(plan: LayerPlan) -> Iterator[str]:
     training = plan.training
-    yield from fact(
-        "training",
-        f"peak {show_size(training.peak_bytes)}{_peak(training)},"
-        f" with {show_size(training.parameter_bytes)} of parameters besides",
-    )
+    yield from fact("training", plain(sentences.peak(training)))
     largest = training.largest
     place = where(largest.span)
     made = f", made at {plain(place)}" if place else ""
     yield from fact("", f"largest: {plain(largest.what)}, {show_size(largest.bytes)}{made}")
-    again = ", ".join(_stages_from(first, last) for first, last in training.recomputed)
-    yield from fact(
-        "",
-        f"kept for the backward pass: {show_size(training.saved_bytes)};"
-        f" {f'run again in it: {again}' if again else 'nothing is run again in it'}",
-    )
-    budget = plan.layer.budget
-    if budget is not None:
-        spare = budget - training.peak_bytes - training.parameter_bytes
-        side = "to spare" if spare >= 0 else "TOO LITTLE"
-        yield from fact("", f"budget {show_size(budget)}: {show_size(abs(spare))} {side}")
+    yield from fact("", sentences.kept(training))
+    if plan.layer.budget is not None:
+        yield from fact("", sentences.budget(plan))
     bars = phase_bars(training, 30)
     if bars:
         yield from fact("", "   ".join(f"{phase} {bar}" for phase, bar in bars))
-
-
-def _peak(training: Training) -> str:
-    if not training.timeline:
-        return ""
-    moment = max(training.timeline, key=lambda m: m.live_bytes)
-    return f" in the {moment.phase} pass, stage {moment.stage}, at {plain(moment.label)}"
-
-
-def _stages_from(first: int, last: int) -> str:
-    return f"stage {first}" if first == last else f"stages {first}-{last}"
 
 
 # Application ----------------------------------------------------------------------------
 
 
 def _applications(plan: LayerPlan) -> Iterator[str]:
-    yield from wrapped(
-        f"applied to a batch of inputs, predicted, against a dense {plain(str(plan.layer.target))}",
-        4,
-        "  ",
-    )
+    dense = plain(str(plan.layer.target))
+    text = f"applied to a batch of {sentences.batch_of(plan)}, predicted, against a dense {dense}"
+    yield from wrapped(text, 4, "  ")
     for training in (False, True):
         title = "training step" if training else "no gradients"
         rows: list[tuple[str, ...]] = [
@@ -350,13 +305,12 @@ def _applications(plan: LayerPlan) -> Iterator[str]:
             rows.append(_application(one, training))
         yield from table(rows, left=(1, 4, 5), indent=4)
         yield ""
-    if plan.crossover_batch is not None:
-        batch = f"from batch {plan.crossover_batch:,} on"
-        yield f"    {batch}, `materialise` is the fastest without gradients"
-    elif all(one.mode != "materialise" for one in plan.applications):
-        yield "    `materialise` is never the fastest without gradients"
-    for mode, reason in plan.unavailable:
-        yield from wrapped(f"no `{plain(mode)}`: {plain(reason)}", 6, "    ")
+    for sentence in sentences.applied(plan):
+        yield from wrapped(plain(sentence), 6, "    ")
+    if plan.contract is not None:
+        notes = [note.text for note in plan.contract.notes]
+        yield f"    `contract` takes the last stage {sentences.windows(plan.contract)}:"
+        yield from _steps(notes, 6)
 
 
 def _application(one: Application, training: bool) -> tuple[str, ...]:
@@ -369,6 +323,6 @@ def _application(one: Application, training: bool) -> tuple[str, ...]:
     if second is not None:
         cost = second.training if training else second.forward
         follows = f"{second.mode} {show_seconds(cost.seconds)}"
-        follows += "" if second.fits else ", does not fit"
-    verdict = against(seconds, dense) + ("" if use.fits else ", does not fit")
+        follows += sentences.use_note(second)
+    verdict = against(seconds, dense) + sentences.use_note(use)
     return (f"{one.batch:,}", mode, show_seconds(seconds), show_seconds(dense), verdict, follows)

@@ -75,7 +75,7 @@ def against(seconds: float, other: float) -> str:
     """
     if seconds <= 0 or other <= 0:
         return "as fast" if seconds == other else "not comparable"
-    if max(seconds, other) / min(seconds, other) < 1.01:
+    if max(seconds, other) <= 1.01 * min(seconds, other):
         return "as fast"
     if seconds < other:
         return f"{show_factor(other / seconds)} faster"

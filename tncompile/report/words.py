@@ -21,16 +21,25 @@ def plain(text: str) -> str:
 
 
 def wrapped(text: str, indent: int, first: str = "") -> Iterator[str]:
-    """A text in lines of the report's width; `first` stands before it in the first line."""
-    blank = " " * indent
-    lines = textwrap.wrap(text, WIDTH - indent, break_on_hyphens=False) or [""]
-    for number, line in enumerate(lines):
-        yield (blank if number else first.ljust(indent)) + line
+    """A text in lines of the report's width.
+
+    `first` stands before the first line; all others are indented.
+
+    >>> [line.rstrip() for line in wrapped("word " * 30, 6, "    ")][1]
+    '      word word word word word word word word word word word'
+    """
+    yield from textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+    ) or [first.rstrip()]
 
 
 def fact(name: str, text: str) -> Iterator[str]:
     """A named line of a layer's report."""
-    return wrapped(text, _LABEL, f"  {name}")
+    return wrapped(text, _LABEL, f"  {name}".ljust(_LABEL))
 
 
 def table(rows: Sequence[Sequence[str]], left: Iterable[int], indent: int = 2) -> Iterator[str]:
