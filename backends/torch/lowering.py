@@ -70,12 +70,10 @@ def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
         if isinstance(step, Contract):
             arrangements = (step.left_arrangement, step.right_arrangement)
             for position, arrangement in enumerate(arrangements):
-                if arrangement.moves_data:
-                    # A value of the tree is read once: its own name lets go of it soonest.
-                    own = given[position]
-                    name = own if own.startswith("t") else "ab"[position]
-                    yield f"{name} = {_arranged(given[position], arrangement)}"
-                    given[position] = name
+                name = given[position]
+                if arrangement.moves_data and name.startswith("t"):
+                    # A value of the tree is read once: its name lets go of it here.
+                    yield f"{name} = {_arranged(name, arrangement)}.contiguous()"
         if isinstance(step, Identity | Ones):
             given = [like]
         code, shape = _code(step, given)
@@ -84,6 +82,8 @@ def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
         if isinstance(step, Apply) and step.rows is not None and shape != step.shape:
             name = instruction.result
             yield f"{name} = {name}.reshape({', '.join(map(str, step.shape))})"
+        if instruction.dead:
+            yield f"del {', '.join(instruction.dead)}"
 
 
 def _batched(step: Apply | Join) -> bool:
@@ -183,7 +183,7 @@ def _viewed(name: str, arrangement: Arrangement, shape: tuple[int, ...]) -> str:
     """An operand in the shape of a product: reshaped, and permuted first if that is a view."""
     reshaped = f".reshape({', '.join(map(str, shape))})"
     stays = list(arrangement.axes) == sorted(arrangement.axes)
-    if arrangement.moved or stays:
+    if stays or (arrangement.moved and name.startswith("t")):
         return name + reshaped
     permuted = _arranged(name, arrangement)
     sizes = tuple(arrangement.view[axis] for axis in arrangement.axes)

@@ -53,12 +53,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One step with names: `result = step(operands)`; `comment` stands above it if not None."""
+    """One step with names: `result = step(operands)`; `comment` stands above it if not None.
+
+    `dead` are names whose values are needed no more, and which no later step takes over.
+    """
 
     result: str
     step: Step
     operands: tuple[str, ...]
     comment: str | None
+    dead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +292,11 @@ class _StageLowering:
             self.names[number] = self._name(number, step)
             late = self.split and number in self.applied
             instruction = Instruction(
-                self.names[number], step, given if leaf is None else (leaf,), comment
+                self.names[number],
+                step,
+                given if leaf is None else (leaf,),
+                comment,
+                self._dead(number, step),
             )
             (readout if late else matrices).append(instruction)
             comment = None
@@ -303,6 +311,17 @@ class _StageLowering:
             result=self.names[len(schedule.steps) - 1],
             statements=tuple(dict.fromkeys(c.statement for c in self.stage.cores)),
             carriers=_carriers(self.stage, self.parameters),
+        )
+
+    def _dead(self, number: int, step: Step) -> tuple[str, ...]:
+        """Names of a tree's values that die here; those of windows are small."""
+        if self.plan.schedule.kind != "tree":
+            return ()
+        dying = {self.names[r]: r for r in operands(step) if self.last_use[r] == number}
+        return tuple(
+            name
+            for name in dying
+            if name != self.names[number] and name[0] == "t" and name[1:].isdigit()
         )
 
     def _leaf(self, step: Step) -> str | None:

@@ -29,6 +29,7 @@ _NODES: tuple[type[ast.AST], ...] = (
     ast.Assign,
     ast.AnnAssign,
     ast.AugAssign,
+    ast.Delete,
     ast.For,
     ast.If,
     ast.IfExp,

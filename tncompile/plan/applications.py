@@ -17,7 +17,7 @@ from tncompile.plan.choose import Chooser
 from tncompile.plan.contract import Groups, contract_schedule, fastest_sections, halves
 from tncompile.plan.cuts import Sweep, swept_sections, window_schedule
 from tncompile.plan.generator import generator_tape, parameter_entries
-from tncompile.plan.memory import Part, Segment, run_segment
+from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.results import Application, Cost, Use
 from tncompile.plan.rows import Row
 from tncompile.plan.schedule import Apply, Schedule
@@ -196,14 +196,15 @@ def _contract(
         incoming=state,
         result=made[-1],
         held=frozenset(made[w.matrix] for w in schedule.windows),
+        schedule_ops=len(tape.ops) - begin,
         gradients=parameter_entries(layer, last),
     )
     forward = [work for op in tape.ops for work in op.forward]
     backward = [work for op in tape.ops for work in op.backward]
     whole = (*parts, part)
     return (
-        total(forward, machine, _peak(_segment(tape, whole, machine, keep=False), "forward")),
-        total(forward + backward, machine, _peak(_segment(tape, whole, machine), "both")),
+        total(forward, machine, inference_peak(tape, whole, machine.itemsize)),
+        total(forward + backward, machine, _peak(_segments(tape, whole, machine))),
     )
 
 
@@ -230,6 +231,7 @@ def stream_costs(
         ops=tuple(tape.ops[begin:]),
         incoming=state,
         result=operand,
+        schedule_ops=len(tape.ops) - begin,
         held=frozenset({matrix, *(made[w.matrix] for w in stream.schedule.windows[:-1])}),
         gradients=parameter_entries(layer, stage),
     )
@@ -252,32 +254,27 @@ def stream_costs(
         Pass(2 * batch * inputs, batch * inputs),
     ]
     backward: list[Work] = [w for op in tape.ops for w in op.backward] + adjoint * blocks
-    idle = _segment(tape, whole, machine, keep=False)
-    kept = _segment(tape, whole, machine)
+    idle = inference_peak(tape, whole, machine.itemsize)
+    kept = _segments(tape, whole, machine)
     standing = (tape.sizes[operand] + tape.sizes[matrix]) * size
     saved = sum(s.saved for s in kept)
-    alive = max(_peak(idle, "forward"), standing + block * size)
+    alive = max(idle, standing + block * size)
     # In the backward pass a block, its gradient (padded where it does not begin with a row),
     # and the gradients of what makes it, twice while they are added up.
     gradients = 2 * (tape.sizes[operand] + tape.sizes[matrix]) * size
-    training = max(_peak(kept, "both"), saved + standing + 3 * block * size + gradients)
+    training = max(_peak(kept), saved + standing + 3 * block * size + gradients)
     return total(forward, machine, alive), total(forward + backward, machine, training)
 
 
-def _segment(
-    tape: Tape, parts: tuple[Part, ...], machine: Machine, keep: bool = True
-) -> tuple[Segment, ...]:
-    if not keep:
-        return (run_segment(tape, parts, machine.itemsize, True, None),)
+def _segments(tape: Tape, parts: tuple[Part, ...], machine: Machine) -> tuple[Segment, ...]:
+    """The parts with everything kept that their backward passes need."""
     return tuple(run_segment(tape, (p,), machine.itemsize, False, None) for p in parts)
 
 
-def _peak(segments: tuple[Segment, ...], phase: str) -> int:
-    """Most bytes alive, in the forward pass or in either."""
+def _peak(segments: tuple[Segment, ...]) -> int:
+    """Most bytes alive in either pass."""
     highest = before = 0
     for segment in segments:
-        highest = max(highest, before + segment.forward_peak)
-        if phase == "both":
-            highest = max(highest, before + segment.backward_peak)
+        highest = max(highest, before + max(segment.forward_peak, segment.backward_peak))
         before += segment.saved
     return highest

@@ -36,7 +36,7 @@ def stage_part(
     begin = len(tape.ops)
     made = add_steps(tape, schedule.steps, state)
     result = made[-1]
-    slice_ops = len(tape.ops) - begin if schedule.slices else 0
+    schedule_ops = len(tape.ops) - begin
     if stage.activation is not None:
         result = add_activation(tape, stage.activation, result)
     return Part(
@@ -47,7 +47,9 @@ def stage_part(
         held=frozenset(made[window.matrix] for window in schedule.windows),
         gradients=parameter_entries(layer, stage),
         slices=math.prod(schedule.slices),
-        slice_ops=slice_ops,
+        argument=None if result == made[-1] else made[-1],
+        schedule_ops=schedule_ops,
+        slice_ops=schedule_ops if schedule.slices else 0,
         slice_entries=tape.sizes[made[-1]],
     )
 

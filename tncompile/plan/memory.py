@@ -30,6 +30,8 @@ class Part:
     result: Storage
     held: frozenset[Storage]
     gradients: int
+    argument: Storage | None = None  # of the activation
+    schedule_ops: int = 0  # the operations of the stage's schedule come first
     slices: int = 1
     slice_ops: int = 0
     slice_entries: int = 0  # of the result of a slice
@@ -112,7 +114,8 @@ def run_segment(
     its gradient are held by the caller throughout.
     """
     now = _Alive(tape, itemsize)
-    forward = list(_forward(now, parts, keep=not recomputed))
+    kept = set() if recomputed else _kept(parts)
+    forward = list(_forward(now, parts, kept, as_one=recomputed))
     result = parts[-1].result
     incoming = parts[0].incoming
     outside = set() if final is not None else {result}
@@ -134,11 +137,26 @@ def _without(now: _Alive, outside: set[Storage]) -> int:
     return count
 
 
-def _forward(now: _Alive, parts: tuple[Part, ...], keep: bool) -> Iterator[Live]:
-    """The forward pass; afterwards `now` holds what is kept, and the result."""
-    kept = {s for part in parts for op in part.kept_ops for s in op.saves} if keep else set()
-    if keep:
-        kept |= {p.incoming for p in parts if p.slice_ops and p.incoming is not None}
+def inference_peak(tape: Tape, parts: tuple[Part, ...], itemsize: int) -> int:
+    """Most bytes alive in the forward pass of neighbouring parts, nothing being kept."""
+    now = _Alive(tape, itemsize)
+    return max((live.bytes for live in _forward(now, parts, set(), as_one=False)), default=0)
+
+
+def _kept(parts: tuple[Part, ...]) -> set[Storage]:
+    """What operations keep for the backward pass."""
+    kept = {s for part in parts for op in part.kept_ops for s in op.saves}
+    return kept | {p.incoming for p in parts if p.slice_ops and p.incoming is not None}
+
+
+def _forward(
+    now: _Alive, parts: tuple[Part, ...], kept: set[Storage], as_one: bool
+) -> Iterator[Live]:
+    """The forward pass; afterwards `now` holds what is kept, and the result.
+
+    Parts run `as_one` are called as one, by who holds the first incoming state to the end.
+    """
+    first = parts[0].incoming if as_one else None
     for part in parts:
         # The sum of the slices so far, and the one with this slice added.
         sums = 2 * part.slice_entries
@@ -146,8 +164,10 @@ def _forward(now: _Alive, parts: tuple[Part, ...], keep: bool) -> Iterator[Live]
         end = len(part.ops)
         for storage in (*part.held, part.result):
             last_use[storage] = end
+        if part.argument is not None:  # the expression of the activation holds its argument
+            last_use[part.argument] = end
         if part.incoming is not None:  # the caller holds it until the stage is done
-            last_use[part.incoming] = end
+            last_use[part.incoming] = max(last_use.get(part.incoming, 0), part.schedule_ops - 1)
             now.storages.add(part.incoming)
         for number, op in enumerate(part.ops):
             now.storages.add(op.makes)
@@ -155,12 +175,25 @@ def _forward(now: _Alive, parts: tuple[Part, ...], keep: bool) -> Iterator[Live]
                 now.masks[op.makes] = op.mask
             beside = op.scratch + (sums if number < part.slice_ops else 0)
             yield Live("forward", part.stage, op.label, now.bytes(beside))
-            if not keep:
+            if not kept:
                 now.masks.pop(op.makes, None)
             now.storages -= {
-                s for s in now.storages if last_use.get(s, -1) <= number and s not in kept
+                s
+                for s in now.storages
+                if last_use.get(s, -1) <= number and s not in kept and s != first
             }
-        now.storages &= kept | {part.result}
+        now.storages &= kept | {part.result} | ({first} if first is not None else set())
+    if first is not None and first not in kept:
+        now.storages.discard(first)
+
+
+def _needed(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """The operations of a recomputation, which ends where the last value is kept.
+
+    A product keeps its operands before it is carried out, an activation its argument after.
+    """
+    last = max((k for k, op in enumerate(ops) if op.saves), default=-1)
+    return ops[: last + 1] if last >= 0 and ops[last].label == "activation" else ops[: max(last, 0)]
 
 
 def _slice_again(now: _Alive, part: Part) -> Iterator[Live]:
@@ -173,9 +206,8 @@ def _slice_again(now: _Alive, part: Part) -> Iterator[Live]:
     now.extra += (incoming + part.gradients) * now.itemsize
     there = set(now.storages)
     ops = part.ops[: part.slice_ops]
-    last_saving = max((k for k, op in enumerate(ops) if op.saves), default=-1)
-    again = replace(part, ops=ops[:last_saving], slices=1, slice_ops=0)
-    for live in _forward(now, (again,), keep=True):
+    again = replace(part, ops=_needed(ops), slices=1, slice_ops=0)
+    for live in _forward(now, (again,), {s for op in ops for s in op.saves}, as_one=True):
         yield Live("backward", live.stage, f"{live.label}, again", live.bytes)
     now.storages |= there | {s for op in ops for s in op.saves}
 
@@ -194,17 +226,17 @@ def _backward(
             now.gradients[result] = now.tape.sizes[result] * size
             yield Live("backward", parts[-1].stage, "crop", now.bytes())
     ops = [(part, op) for part in parts for op in part.ops]
+    lingering: set[Storage] = set()
     if recomputed:
-        # The recomputation ends where the last value that is kept has been made.
-        last_saving = max((k for k, (_, op) in enumerate(ops) if op.saves), default=-1)
-        needed = {op.makes for _, op in ops[:last_saving]}
+        needed = {op.makes for op in _needed(tuple(op for _, op in ops))}
         again = tuple(
             replace(part, ops=tuple(op for op in part.ops if op.makes in needed)) for part in parts
         )
-        saves = {s for _, op in ops for s in op.saves}
-        for live in _forward(now, again, keep=True):
+        saves = _kept(parts)
+        for live in _forward(now, again, saves, as_one=True):
             yield Live("backward", live.stage, f"{live.label}, again", live.bytes)
-        now.storages &= saves | held
+        # The recomputation is broken off; its frame lives until the first gradient is there.
+        lingering = now.storages - saves - held
     savers = Counter(s for _, op in ops for s in op.saves)
     for part in reversed(parts):
         for number in range(len(part.ops) - 1, -1, -1):
@@ -224,6 +256,8 @@ def _backward(
                         both = op.backward_scratch + entries
                         yield Live("backward", part.stage, op.label, now.bytes(both))
                 yield Live("backward", part.stage, op.label, now.bytes(op.backward_scratch))
+            now.storages -= lingering
+            lingering = set()
             now.gradients.pop(op.makes, None)
             now.masks.pop(op.makes, None)
             for storage in op.saves:

@@ -29,7 +29,7 @@ from tncompile.plan.choose import Choice, Chooser, Progress
 from tncompile.plan.decision import Decision
 from tncompile.plan.generator import crop_works, generator_tape, part_works
 from tncompile.plan.limits import Memory, machine_memory, show_bytes
-from tncompile.plan.memory import Part, Segment, run_segment
+from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.profile import CPU, Profile
 from tncompile.plan.recompute import Recomputation
 from tncompile.plan.results import (
@@ -200,8 +200,7 @@ class _LayerPlanner:
 
     def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
         """Most bytes alive when the weight is generated without gradients."""
-        size = self.machine.itemsize
-        return run_segment(tape, parts, size, recomputed=True, final=None).forward_peak
+        return inference_peak(tape, parts, self.machine.itemsize)
 
     def _plan(
         self,
@@ -223,7 +222,7 @@ class _LayerPlanner:
             for work in part_works(part)[0]
         ]
         forward = total(
-            (w for f, _ in works for w in f), machine, self._inference_peak(tape, parts)
+            (w for f, _ in works for w in f), machine, recomputation.inference_peak(segments)
         )
         backward = total(
             (*crop_works(layer), *again, *(w for _, b in reversed(works) for w in b)),
@@ -269,12 +268,12 @@ class _LayerPlanner:
         works: tuple[list[Work], list[Work]],
     ) -> StagePlan:
         size = self.machine.itemsize
-        idle = run_segment(tape, (part,), size, recomputed=True, final=None)
+        idle = inference_peak(tape, (part,), size)
         kept = run_segment(tape, (part,), size, recomputed=False, final=None)
         return StagePlan(
             stage=stage,
             schedule=choice.schedule,
-            forward=total(works[0], self.machine, idle.forward_peak),
+            forward=total(works[0], self.machine, idle),
             backward=total(works[1], self.machine, kept.backward_peak),
             candidates=choice.candidates,
             reason=choice.reason,

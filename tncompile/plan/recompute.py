@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tncompile.plan.memory import Part, Segment, run_segment
+from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.results import Moment
 from tncompile.plan.tape import Tape
 from tncompile.plan.work import Machine, total
@@ -86,6 +86,12 @@ class Recomputation:
     def peak(self, segments: tuple[Segment, ...]) -> int:
         """Most bytes alive at once, parameters left out."""
         return max((m.live_bytes for m in self.timeline(segments)), default=0)
+
+    def inference_peak(self, segments: tuple[Segment, ...]) -> int:
+        """Most bytes alive in a forward pass without gradients."""
+        recomputed = [s.forward_peak for s in segments if s.recomputed]
+        size = self.machine.itemsize
+        return max(*recomputed, inference_peak(self.tape, self.parts, size), 0)
 
     def saved(self, segments: tuple[Segment, ...]) -> int:
         """Bytes alive between the two passes."""
