@@ -162,12 +162,14 @@ def _horner(
 ) -> Storage:
     """A polynomial; every partial value stays in sight until the next one is made."""
     value = _scaled(tape, x, factor)
+    before: tuple[Storage, ...] = ()
     steps = coefficients - 1 if constant_term else coefficients
     for number in range(steps):
         last = number == steps - 1
         trained = None if last and not constant_term else factor
-        following = _shifted(tape, value, trained, holds)
+        following = _shifted(tape, value, trained, (*holds, *before))
         if last:
             return following
         value = _times(tape, following, x, (*holds, following))
+        before = (following,)
     return value

@@ -41,10 +41,12 @@ class Recomputation:
         self.seconds = [
             total((w for op in part.ops for w in op.forward), machine).seconds for part in parts
         ]
-        # Bytes of parameter gradients that are there before a stage's backward pass.
+        # Bytes that are there before a stage's backward pass: gradients of later parameters,
+        # and the weight and its gradient, which the caller holds.
         later, self.later = 0, [0] * (len(parts) + 1)
+        held = (tape.sizes[parts[-1].result] + entries) * machine.itemsize
         for number in range(len(parts) - 1, -1, -1):
-            self.later[number + 1] = later
+            self.later[number + 1] = later + (held if number + 1 < len(parts) else 0)
             later += parts[number].gradients * machine.itemsize
 
     def plain(self) -> tuple[Segment, ...]:
