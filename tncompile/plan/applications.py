@@ -197,7 +197,7 @@ def _contract(
         result=made[-1],
         held=frozenset(made[w.matrix] for w in schedule.windows),
         schedule_ops=len(tape.ops) - begin,
-        gradients=parameter_entries(layer, last),
+        parameters=parameter_entries(layer, last),
     )
     forward = [work for op in tape.ops for work in op.forward]
     backward = [work for op in tape.ops for work in op.backward]
@@ -233,7 +233,7 @@ def stream_costs(
         result=operand,
         schedule_ops=len(tape.ops) - begin,
         held=frozenset({matrix, *(made[w.matrix] for w in stream.schedule.windows[:-1])}),
-        gradients=parameter_entries(layer, stage),
+        parameters=parameter_entries(layer, stage),
     )
     whole = (*parts, part)
     size = machine.itemsize

@@ -45,7 +45,7 @@ def stage_part(
         incoming=state,
         result=result,
         held=frozenset(made[window.matrix] for window in schedule.windows),
-        gradients=parameter_entries(layer, stage),
+        parameters=parameter_entries(layer, stage),
         slices=math.prod(schedule.slices),
         argument=None if result == made[-1] else made[-1],
         schedule_ops=schedule_ops,
@@ -54,11 +54,11 @@ def stage_part(
     )
 
 
-def parameter_entries(layer: Layer, stage: Stage) -> int:
-    """Entries of the parameters of a stage and of its activation."""
+def parameter_entries(layer: Layer, stage: Stage) -> tuple[int, ...]:
+    """Entries of each parameter of a stage and of its activation."""
     learnt = () if stage.activation is None else stage.activation.parameters
     own = (p for p in layer.parameters if p.stage == stage.number)
-    return sum(p.size for p in own) + sum(p.size for p in learnt)
+    return tuple(p.size for p in (*own, *learnt))
 
 
 def part_works(part: Part) -> tuple[list[Work], list[Work]]:

@@ -19,8 +19,8 @@ class Part:
     """Operations of a tape that are kept or recomputed as one: a stage and its activation.
 
     `incoming` is the state that comes in, `result` the storage that goes out; `held` are
-    storages that the stage's code has a name for to its end; `gradients` are the entries of
-    the gradients of its parameters, each once. The first `slice_ops` operations are carried
+    storages that the stage's code has a name for to its end; `parameters` are the entries of
+    each of its parameters. The first `slice_ops` operations are carried
     out once for each of `slices` slices, which are summed; their values are never kept.
     """
 
@@ -29,12 +29,17 @@ class Part:
     incoming: Storage | None
     result: Storage
     held: frozenset[Storage]
-    gradients: int
+    parameters: tuple[int, ...]
     argument: Storage | None = None  # of the activation
     schedule_ops: int = 0  # the operations of the stage's schedule come first
     slices: int = 1
     slice_ops: int = 0
     slice_entries: int = 0  # of the result of a slice
+
+    @property
+    def gradients(self) -> int:
+        """Entries of the gradients of all parameters."""
+        return sum(self.parameters)
 
     @property
     def kept_ops(self) -> tuple[Op, ...]:
@@ -264,9 +269,9 @@ def _backward(
                 savers[storage] -= 1
                 if not savers[storage] and storage not in held:
                     now.storages.discard(storage)
-        # Gradients of a parameter's cores are stacked; then the single ones are let go.
+        # Gradients of each parameter's cores are stacked; then the single ones are let go.
         mine = [s for op in part.ops for s in op.reads if s in now.tape.cores]
-        yield Live("backward", part.stage, "stack", now.bytes(part.gradients))
+        yield Live("backward", part.stage, "stack", now.bytes(max(part.parameters, default=0)))
         for storage in mine:
             now.gradients.pop(storage, None)
         now.extra += part.gradients * size

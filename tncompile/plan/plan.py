@@ -40,7 +40,7 @@ from tncompile.plan.results import (
     StagePlan,
     Training,
 )
-from tncompile.plan.schedule import Schedule
+from tncompile.plan.schedule import Contract, Schedule
 from tncompile.plan.tape import Tape
 from tncompile.plan.work import DEFAULT_DTYPE, Machine, Work, total
 
@@ -102,12 +102,12 @@ class _Sliced(NamedTuple):
     tape: Tape
     parts: tuple[Part, ...]
     recomputation: Recomputation
-    segments: tuple[Segment, ...]
 
 
 def _largest_step(schedule: Schedule) -> int:
     """Entries of the largest value of a tree that is made on the way to its result."""
-    return max((math.prod(step.shape) for step in schedule.steps[:-1]), default=1)
+    made = (step for step in schedule.steps[:-1] if isinstance(step, Contract))
+    return max((math.prod(step.shape) for step in made), default=1)
 
 
 class _LayerPlanner:
@@ -135,10 +135,9 @@ class _LayerPlanner:
         stream = find_stream(self.layer, self.chooser)
         idle = self._inference_peak(tape, parts)
         if segments is None:
-            sliced = self._sliced(choices)
-            if sliced is not None:
-                choices, tape, parts, recomputation, segments = sliced
-                idle = self._inference_peak(tape, parts)
+            choices, tape, parts, recomputation = self._sliced(choices, recomputation)
+            idle = self._inference_peak(tape, parts)
+            segments = recomputation.cheapest(self.room)
         if segments is None:
             segments = recomputation.least()
             if self.limit.training:
@@ -157,12 +156,15 @@ class _LayerPlanner:
             return None
         return self._plan(choices, tape, parts, recomputation, segments, contract, stream)
 
-    def _sliced(self, choices: list[Choice]) -> _Sliced | None:
-        """The contraction trees of the layer sliced to smaller and smaller tensors."""
+    def _sliced(self, choices: list[Choice], whole: Recomputation) -> _Sliced:
+        """The contraction trees of the layer sliced to smaller and smaller tensors.
+
+        The first that fits, or else what needs the least.
+        """
+        best = _Sliced(choices, whole.tape, whole.parts, whole)
+        least = whole.peak(whole.least())
         trees = [k for k, c in enumerate(choices) if c.decision.path is not None]
-        if not trees:
-            return None
-        largest = max(_largest_step(choices[k].schedule) for k in trees)
+        largest = max((_largest_step(choices[k].schedule) for k in trees), default=1)
         while largest > 1:
             largest //= 2
             found = list(choices)
@@ -171,10 +173,12 @@ class _LayerPlanner:
                     found[number] = self.chooser.choose(self.layer.stages[number], largest)
             tape, parts = generator_tape(self.layer, [c.schedule for c in found])
             recomputation = Recomputation(tape, parts, self.machine, self.layer.modes.entries)
-            segments = recomputation.cheapest(self.room)
-            if segments is not None:
-                return _Sliced(found, tape, parts, recomputation, segments)
-        return None
+            peak = recomputation.peak(recomputation.least())
+            if peak < least:
+                best, least = _Sliced(found, tape, parts, recomputation), peak
+            if peak <= self.room:
+                break
+        return best
 
     def _streamed(
         self, stream: Stream | str, hidden: tuple[Schedule, ...]
