@@ -50,8 +50,8 @@ def load_lines(loads: Iterable[Load]) -> Iterator[str]:
         count = parameter.shape[0] if parameter.stacked else 1
         if load.transposed:
             yield (
-                f"{name} = self.{name}.reshape({count}, {load.columns}, {load.rows}).mT.unbind()"
-                f"  # {count} x ({load.rows}, {load.columns})"
+                f"{name} = self.{name}.reshape({count}, {load.columns}, {load.rows})"
+                f".mT.contiguous().unbind()  # {count} x ({load.rows}, {load.columns})"
             )
         else:
             yield (f"{name} = self.{name}.reshape({count}, {load.rows}, {load.columns}).unbind()")

@@ -340,7 +340,7 @@ class _StageLowering:
         assert core.parameter is not None
         parameter = self.parameters[core.parameter]
         inputs = core.input_indices
-        transposed = bool(inputs) and core.indices[: len(inputs)] == inputs
+        transposed = core.is_transposed
         assert transposed or core.indices[len(core.indices) - len(inputs) :] == inputs
         self.loads[parameter.name] = Load(parameter.name, parameter, rows, columns, transposed)
         return parameter.name if core.slot is None else f"{parameter.name}[{core.slot}]"

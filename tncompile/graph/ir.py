@@ -71,6 +71,12 @@ class Core:
         """The indices facing the outgoing state, in axis order."""
         return tuple(i for i in self.indices if i.name not in self.inputs)
 
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the parameter is stored inputs first, as a matrix (inputs, outputs)."""
+        inputs = self.input_indices
+        return bool(inputs) and self.indices[: len(inputs)] == inputs
+
 
 @dataclass(frozen=True, slots=True)
 class Normal:

@@ -16,7 +16,7 @@ from tncompile.graph.targets import Conv2d, Linear
 from tncompile.plan.choose import Chooser
 from tncompile.plan.contract import Groups, contract_schedule, fastest_sections, halves
 from tncompile.plan.cuts import Sweep, swept_sections, window_schedule
-from tncompile.plan.generator import generator_tape, parameter_entries
+from tncompile.plan.generator import add_loads, generator_tape, parameter_entries
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.results import Application, Cost, Use
 from tncompile.plan.rows import Row
@@ -92,6 +92,8 @@ def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stre
     if row is None:
         return "the last layer is no row of neighbours"
     rows = rows or max(1, _BLOCK // shape[1])
+    if layer.apply == "stream":  # asked for: two blocks at least
+        rows = min(rows, (shape[0] + 1) // 2)
     if rows >= shape[0]:
         return "the whole weight is a small block"
     right = rows * shape[1]
@@ -187,15 +189,16 @@ def _contract(
     tape, parts = generator_tape(layer, hidden)
     begin = len(tape.ops)
     state = parts[-1].result if parts else None
+    last = layer.stages[-1]
+    loaded = add_loads(tape, layer, last, schedule.steps)
     made = add_steps(tape, schedule.steps, state, batch)
     tape.outside.add(made[-1])
-    last = layer.stages[-1]
     part = Part(
         stage=last.number,
         ops=tuple(tape.ops[begin:]),
         incoming=state,
         result=made[-1],
-        held=frozenset(made[w.matrix] for w in schedule.windows),
+        held=loaded | {made[w.matrix] for w in schedule.windows},
         schedule_ops=len(tape.ops) - begin,
         parameters=parameter_entries(layer, last),
     )
@@ -221,18 +224,19 @@ def stream_costs(
     tape, parts = generator_tape(layer, hidden)
     begin = len(tape.ops)
     state = parts[-1].result if parts else None
+    stage = layer.stages[-1]
+    loaded = add_loads(tape, layer, stage, stream.schedule.steps)
     made = add_steps(tape, stream.schedule.steps[:-1], state)
     last = stream.schedule.steps[-1]
     assert isinstance(last, Apply)
     operand, matrix = made[last.operand], made[last.matrix]
-    stage = layer.stages[-1]
     part = Part(
         stage=stage.number,
         ops=tuple(tape.ops[begin:]),
         incoming=state,
         result=operand,
         schedule_ops=len(tape.ops) - begin,
-        held=frozenset({matrix, *(made[w.matrix] for w in stream.schedule.windows[:-1])}),
+        held=loaded | frozenset({matrix, *(made[w.matrix] for w in stream.schedule.windows[:-1])}),
         parameters=parameter_entries(layer, stage),
     )
     whole = (*parts, part)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from tncompile.graph.ir import Layer, Stage
 from tncompile.plan.elementwise import add_activation
 from tncompile.plan.memory import Part
-from tncompile.plan.schedule import Schedule
-from tncompile.plan.tape import Storage, Tape, add_steps
+from tncompile.plan.schedule import CoreMatrix, Schedule, Step
+from tncompile.plan.tape import Op, Storage, Tape, add_steps
 from tncompile.plan.work import Pass, Work
 
 
@@ -34,6 +34,7 @@ def stage_part(
 ) -> Part:
     """One stage and the activation after it, on a tape."""
     begin = len(tape.ops)
+    loaded = add_loads(tape, layer, stage, schedule.steps)
     made = add_steps(tape, schedule.steps, state)
     result = made[-1]
     schedule_ops = len(tape.ops) - begin
@@ -44,7 +45,7 @@ def stage_part(
         ops=tuple(tape.ops[begin:]),
         incoming=state,
         result=result,
-        held=frozenset(made[window.matrix] for window in schedule.windows),
+        held=loaded | {made[window.matrix] for window in schedule.windows},
         parameters=parameter_entries(layer, stage),
         slices=math.prod(schedule.slices),
         argument=None if result == made[-1] else made[-1],
@@ -52,6 +53,20 @@ def stage_part(
         slice_ops=schedule_ops if schedule.slices else 0,
         slice_entries=tape.sizes[made[-1]],
     )
+
+
+def add_loads(tape: Tape, layer: Layer, stage: Stage, steps: Sequence[Step]) -> frozenset[Storage]:
+    """Parameters stored inputs first are copied outputs first, each once; the copies."""
+    cores = (stage.cores[step.core] for step in steps if isinstance(step, CoreMatrix))
+    names = {core.parameter for core in cores if core.is_transposed}
+    made = set()
+    for parameter in layer.parameters:
+        if parameter.name in names:
+            copy = tape.storage(parameter.size, False)
+            work = (Pass(parameter.size, parameter.size),)
+            tape.ops.append(Op("cores", (), copy, work, (), (), saves=(copy,)))
+            made.add(copy)
+    return frozenset(made)
 
 
 def parameter_entries(layer: Layer, stage: Stage) -> tuple[int, ...]:
