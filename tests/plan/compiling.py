@@ -9,15 +9,17 @@ from tncompile.api import import_text
 from tncompile.diagnostics import Findings
 from tncompile.driver import read_program
 from tncompile.emit import Header, check, load_backend, module_program
-from tncompile.plan import Decision, LayerPlan, Memory, Plan, Settings, make_plan
+from tncompile.plan import Cache, Decision, LayerPlan, Memory, Plan, Settings, make_plan
+from tncompile.plan.folders import cache_folder
 
 
 def whole_plan(
     text: str, budget: int | None = None, stored: Mapping[str, Decision] | None = None
 ) -> Plan:
-    """The plan of a text, without a cache."""
+    """The plan of a text; searches are kept in the cache of this test run."""
     memory = None if budget is None else Memory(budget, "a test")
-    settings = Settings(memory=memory, stored=stored or {})
+    cache = Cache(cache_folder() / "plans")
+    settings = Settings(memory=memory, cache=cache, stored=stored or {})
     return make_plan(read_program(text + "\n"), Findings(), settings)
 
 
