@@ -11,7 +11,7 @@ from tncompile.plan import CPU
 from tncompile.plan.profile_file import profile_as_json
 
 GOOD = "layer fc : Linear(64, 64) from TTN(latent = 3)\n"
-RING = """topology R() { root product(order)  mix pairs (1, order), (2, 5), (3, 7), (2, 6) }
+RING = """topology R() { root product(order)  mix pairs (1, order), (2, 5)  mix pairs (2, 6) }
 layer ring : Tensor(2^9) from R()
 layer cp : Linear(64, 32) from CP(rank = 512) { budget = 256KiB }
 topology CP(rank) { root diagonal(order, rank)  map all }
@@ -31,8 +31,7 @@ def run(*arguments: str) -> int:
     try:
         return main(arguments)
     except SystemExit as end:
-        assert isinstance(end.code, int)
-        return end.code
+        return int(end.code or 0)
 
 
 Output = pytest.CaptureFixture[str]
@@ -84,13 +83,13 @@ def test_missing_values(option: str, capsys: Output) -> None:
         ("nosuch", "E0601"),
         ("", "E0601"),
         ("missing.json", "E0602"),
-        (".", "E0602"),
+        ("./", "E0602"),
         ("cut.json", "E0603"),
         ("empty.json", "E0603"),
         ("calibrated", "E0602"),
     ],
 )
-@pytest.mark.parametrize("command", ["compile", "report", "check"])
+@pytest.mark.parametrize("command", ["compile", "report"])
 def test_wrong_devices(device: str, code: str, command: str, folder: Path, capsys: Output) -> None:
     profile = profile_as_json(CPU)
     (folder / "cut.json").write_text(profile[: len(profile) // 2])
