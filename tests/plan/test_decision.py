@@ -134,7 +134,7 @@ def wall_sections() -> tuple[Section, ...]:
 
 def test_sections_that_do_not_fit_are_refused() -> None:
     good = wall_sections()
-    assert Decision(good).schedule(WALL, MACHINE).complete in (True, False)
+    assert Decision(good).schedule(WALL, MACHINE).kind == "windows"
     first, cuts = good[0], good[0].cuts
     assert len(good) > 1
     assert len(cuts) > 1
