@@ -1,6 +1,8 @@
 """Every diagnostic code has a file that brings it out and a `.err` with what is said.
 
-The file is a `.tn`, or a `.device` with the name of a device to plan for.
+The file is a `.tn`, or a `.device` with the name of a device to plan for. Options stand in
+its first line: `# options: -D NAME=VALUE`, or `# options: --home FILE` for a home that holds
+the plan cache, which there is none without.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ def findings(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Diagnostic, .
         if first.startswith("# options: -D "):
             name, _, value = first.removeprefix("# options: -D ").partition("=")
             definitions[name] = value
-        return plan_source(source, Options(definitions=definitions)).warnings
+        home = first.removeprefix("# options: --home ")
+        if home != first:
+            monkeypatch.setenv("TNCOMPILE_HOME", home)
+        options = Options(definitions=definitions, cache=home != first)
+        return plan_source(source, options).warnings
     except DiagnosticError as error:
         return error.diagnostics
 
@@ -47,6 +53,10 @@ def test_golden(path: Path, monkeypatch: pytest.MonkeyPatch, update_golden: bool
     assert text == expected.read_text("utf-8")
     assert path.stem.partition("-")[0] in {d.code for d in found}
     json.dumps([as_json(d) for d in found])
+
+
+def test_cases_leave_nothing_behind() -> None:
+    assert {p.suffix for p in GOLDEN.iterdir()} <= {".tn", ".err", ".device", ".json"}
 
 
 def test_every_code_has_a_case() -> None:

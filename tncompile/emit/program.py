@@ -177,9 +177,10 @@ class ModuleProgram:
 def module_program(plan: Plan, header: Header) -> ModuleProgram:
     """The linear programs of a plan."""
     decisions = {
-        stage.key: json.dumps(stage.decision.to_json(), separators=(",", ":"))
+        key: json.dumps(decision.to_json(), separators=(",", ":"))
         for layer in plan.layers
         for stage in layer.stages
+        for key, decision in (stage.searched, (stage.key, stage.decision))
     }
     return ModuleProgram(header, tuple(_layer(p) for p in plan.layers), tuple(decisions.items()))
 

@@ -33,7 +33,7 @@ class Entry:
 class Cache:
     """Entries by their keys; without a folder nothing is kept.
 
-    `warn` is told once for each kind of trouble.
+    `warn` is told once of a folder that is of no use, and once of each corrupt entry.
     """
 
     folder: Path | None = None
@@ -49,7 +49,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self._warn_once("read", f"cannot read the plan cache {self.folder}: {_why(error)}")
+            self._warn_once("folder", f"cannot read the plan cache {self.folder}: {_why(error)}")
             return None
         try:
             return _entry(json.loads(text))
@@ -78,7 +78,7 @@ class Cache:
                 os.unlink(temporary)
                 raise
         except OSError as error:
-            self._warn_once("write", f"cannot write the plan cache {self.folder}: {_why(error)}")
+            self._warn_once("folder", f"cannot write the plan cache {self.folder}: {_why(error)}")
 
     def warn_corrupt(self, key: str, reason: str) -> None:
         """Say that an entry is of no use."""

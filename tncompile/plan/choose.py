@@ -156,7 +156,11 @@ class Chooser:
         from tncompile.plan.search import Effort, contraction_path
 
         effort = Effort(self.seconds, self.progress)
-        found = contraction_path(tensors(stage), stage.outgoing, self.machine, effort, largest)
+        # The tree that was found is sliced, not another one: so that knowing it is enough.
+        start = None if largest is None else self.choose(stage).decision.path
+        found = contraction_path(
+            tensors(stage), stage.outgoing, self.machine, effort, largest, start
+        )
         number = numbered(stage)
         return Decision(path=found.path, sliced=tuple(number[n] for n in found.sliced))
 

@@ -55,7 +55,10 @@ class Decision:
         names = list(numbered(stage))
         if not all(0 <= k < len(names) for k in self.sliced):
             raise ValueError("a sliced index does not exist")
-        return tree_schedule(stage, self.path, machine, [names[k] for k in self.sliced])
+        sliced = [names[k] for k in self.sliced]
+        if len({*sliced, *(i.name for i in stage.outgoing)}) < len(sliced) + len(stage.outgoing):
+            raise ValueError("a sliced index is not summed, or sliced twice")
+        return tree_schedule(stage, self.path, machine, sliced)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready data."""

@@ -140,11 +140,9 @@ class _LayerPlanner:
             segments = recomputation.cheapest(self.room)
         if segments is None:
             segments = recomputation.least()
-            if self.limit.training:
-                stream, needed = self._streamed(stream, schedules[:-1])
-                needed = min(needed, recomputation.peak(segments))
-            else:
-                needed = idle
+            needed = recomputation.peak(segments) if self.limit.training else idle
+            if self.limit.training and self.layer.apply != "materialise":
+                stream, needed = self._streamed(stream, schedules[:-1], needed)
             if needed > self.room:
                 self._refuse(tape, parts, needed, findings)
                 return None
@@ -181,14 +179,16 @@ class _LayerPlanner:
         return best
 
     def _streamed(
-        self, stream: Stream | str, hidden: tuple[Schedule, ...]
+        self, stream: Stream | str, hidden: tuple[Schedule, ...], peak: int
     ) -> tuple[Stream | str, int]:
-        """The largest blocks of rows that fit, or the smallest that there are; their peak."""
+        """The largest blocks of rows that fit, or those that need the least; their peak.
+
+        `peak` is that without blocks, for where none are better.
+        """
         best: Stream | str = stream
-        peak = 2**63
         shape = matrix_shape(self.layer)
         if shape is None:
-            return stream, 2**63
+            return stream, peak
         rows = stream.rows if isinstance(stream, Stream) else (shape[0] + 1) // 2
         while True:
             found = find_stream(self.layer, self.chooser, rows)
@@ -272,6 +272,7 @@ class _LayerPlanner:
         works: tuple[list[Work], list[Work]],
     ) -> StagePlan:
         size = self.machine.itemsize
+        whole = self.chooser.choose(stage)
         idle = inference_peak(tape, (part,), size)
         kept = run_segment(tape, (part,), size, recomputed=False, final=None)
         return StagePlan(
@@ -283,6 +284,7 @@ class _LayerPlanner:
             reason=choice.reason,
             key=choice.key,
             decision=choice.decision,
+            searched=(whole.key, whole.decision),
         )
 
     def _training(

@@ -53,7 +53,8 @@ class StagePlan:
     """The schedule of one stage, its costs with those of the activation after it.
 
     `candidates` are sorted, the chosen one first; `reason` says why no others were looked at,
-    or is empty. `decision` makes the schedule again, and is stored under `key`.
+    or is empty. `decision` makes the schedule again, and is stored under `key`; `searched`
+    are those of the search, which differ where a tree was then sliced to fit.
     """
 
     stage: Stage
@@ -64,6 +65,7 @@ class StagePlan:
     reason: str
     key: str
     decision: Decision
+    searched: tuple[str, Decision]
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,10 +121,12 @@ def contraction_path(
     machine: Machine,
     effort: Effort = FAST,
     largest: int | None = None,
+    start: Path | None = None,
 ) -> Found:
     """Pairs to contract, in single-assignment numbering: the k-th pair makes tensor n + k.
 
-    With `largest` the tree is sliced until no tensor but the output has more entries.
+    With `largest` the tree is sliced until no tensor but the output has more entries. `start`
+    is a path to slice; without it one is searched for.
     """
     if len(tensors) == 1:
         return Found(())
@@ -135,7 +137,9 @@ def contraction_path(
     outputs = tuple(label[i.name] for i in output)
     sizes = {label[i.name]: i.size for legs in tensors for i in legs}
     objective = PredictedTime(machine)
-    if effort.seconds is None:
+    if start is not None:
+        tree = cotengra.ContractionTree.from_path(inputs, outputs, sizes, ssa_path=start)
+    elif effort.seconds is None:
         tree = _fast(inputs, outputs, sizes, objective)
     else:
         tree = _thorough(inputs, outputs, sizes, objective, effort.seconds, effort.progress)
@@ -195,7 +199,8 @@ def _thorough(
         optimizer.search(inputs, output, sizes)
     if progress is not None:
         progress(1.0)
-    return min((best, optimizer.best["tree"]), key=lambda t: objective({"tree": t}))
+    # In a very short time nothing may have been tried.
+    return min((best, optimizer.best.get("tree", best)), key=lambda t: objective({"tree": t}))
 
 
 def _sliced(tree: Any, objective: PredictedTime, largest: int) -> Any:
