@@ -23,12 +23,13 @@ import torch
 from benchmarks.planning import CACHED_GOAL, COLD_GOAL, ROOT, planning_rows
 from benchmarks.programs import sources
 from benchmarks.stages import HOPELESS, StageProgram, Stages, find_ways, predicted, stage_programs
-from benchmarks.timing import in_turns, rank_correlation
+from benchmarks.timing import in_turns, rank_correlation, wait_for_quiet
 
 THREADS = 2
 CORRELATION_GOAL = 0.9
 RATIO_GOAL = 1.15
-_COMPARED = 32  # stages whose candidates are all measured
+_COMPARED = 30  # stages whose candidates are all measured
+_PATIENCE = 60.0  # seconds to wait, in all, for other processes to leave the machine alone
 
 
 def benchmark(quick: bool) -> dict[str, Any]:
@@ -44,15 +45,25 @@ def benchmark(quick: bool) -> dict[str, Any]:
     print(f"{'planning':<40} {'cold':>8} {'quartiles':>15} {'cached':>8} {'quartiles':>15}")
     for row in planning_rows(1 if quick else 3, quick):
         data["planning"].append(row)
-        print(f"{row['layer'] + ' ' + row['topology']:<40}", _ms(row["cold"]), _ms(row["cached"]))
+        name = f"{row['layers'][0]} {row['topology']}"
+        print(f"{name:<40}", _ms(row["cold"]), _ms(row["cached"]), flush=True)
     stages, cases = Stages(), stage_programs(sources(quick))
+    patience = 0.0 if quick else _PATIENCE
+    square = torch.ones(256, 256)
+
+    def quiet() -> None:
+        nonlocal patience
+        patience = wait_for_quiet(lambda: square @ square, patience)
+
     print(f"\n{'stage':<48} {'forward':>8} {'quartiles':>15} {'predicted':>9}", end="")
     print(f" {'both':>8} {'quartiles':>15} {'predicted':>9}")
     for case in cases:
-        data["predictions"].append(_prediction(case, stages, 0.002 if quick else 0.3))
+        quiet()
+        data["predictions"].append(_prediction(case, stages, 0.002 if quick else 0.15))
     compared = _spaced(cases, 2 if quick else _COMPARED)
     print(f"\n{'stage':<48} {'chosen':>8} {'best':>8} {'ratio':>6}  best of its candidates")
     for case in compared:
+        quiet()
         data["choices"].append(_choice(case, stages, 0.002 if quick else 0.3))
     data["summary"] = _summary(data, time.perf_counter() - begin)
     _print_summary(data["summary"])
@@ -93,7 +104,7 @@ def _prediction(case: StageProgram, stages: Stages, seconds: float) -> dict[str,
         "forward": one.as_json() | {"predicted": forward},
         "both": two.as_json() | {"predicted": both},
     }
-    print(f"{case.name:<48}", _ms(row["forward"]), _ms(row["both"]))
+    print(f"{case.name:<48}", _ms(row["forward"]), _ms(row["both"]), flush=True)
     return row
 
 
@@ -115,8 +126,7 @@ def _choice(case: StageProgram, stages: Stages, seconds: float) -> dict[str, Any
         "ratio": ratio,
         "best": case.ways[best].name,
         "candidates": [
-            {"name": w.name, "predicted": w.seconds, "decision": w.decision.to_json()}
-            | t.as_json()
+            {"name": w.name, "predicted": w.seconds, "decision": w.decision.to_json()} | t.as_json()
             for w, t in zip(case.ways, times, strict=True)
         ],
         "skipped": [{"name": w.name, "predicted": w.seconds} for w in case.skipped],
@@ -151,6 +161,8 @@ def _summary(data: dict[str, Any], seconds: float) -> dict[str, Any]:
         "skipped": sum(len(c["skipped"]) for c in choices),
         "worst_ratio": max(c["ratio"] for c in choices),
         "over_goal": sum(c["ratio"] > RATIO_GOAL for c in choices),
+        "disturbed": sum(r["both"]["disturbed"] for r in rows)
+        + sum(any(x["disturbed"] for x in c["candidates"]) for c in choices),
         "seconds": seconds,
     }
 
@@ -165,15 +177,17 @@ def _print_summary(s: dict[str, Any]) -> None:
         f"chosen against {s['candidates']} candidates of {s['compared']} stage programs: at most"
         f" {s['worst_ratio']:.2f} times the best (goal {RATIO_GOAL:g}), {s['over_goal']} over it;"
         f" {s['skipped']} predicted to take over {HOPELESS:g} times the best were skipped\n"
-        f"all of it took {s['seconds']:.0f} s"
+        f"{s['disturbed']} rows were disturbed by other processes;"
+        f" all of it took {s['seconds']:.0f} s"
     )
 
 
-def _ms(times: dict[str, float]) -> str:
+def _ms(times: dict[str, Any]) -> str:
     """Milliseconds: the median, the quartiles, what was predicted if anything was."""
     low, high = 1e3 * times["first_quartile"], 1e3 * times["third_quartile"]
     text = f"{1e3 * times['median']:8.3f} {f'{low:.3f}-{high:.3f}':>15}"
-    return text + (f" {1e3 * times['predicted']:9.3f}" if "predicted" in times else "")
+    text += f" {1e3 * times['predicted']:9.3f}" if "predicted" in times else ""
+    return text + (" disturbed" if times["disturbed"] else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -183,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=default, help="the JSON file")
     parser.add_argument("--quick", action="store_true", help="a few tiny programs")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(THREADS)
+    # Threads that wait for each other take long where tests run side by side.
+    torch.set_num_threads(1 if options.quick else THREADS)
     data = benchmark(options.quick)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(data, indent=1) + "\n", "utf-8")

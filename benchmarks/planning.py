@@ -1,7 +1,8 @@
 """How long planning takes: one layer in a process of its own, without and with a plan cache.
 
-Run as a command this is such a process: FILE LAYER DEFINITIONS FOLDER, where an empty folder
-name means no cache. It prints the seconds of `make_plan`, what that imports included.
+Run as a command this is such a process: FILE LAYER DECODER FOLDER; an empty folder name
+means no cache, an empty decoder the file's own. It prints the
+seconds of `make_plan`, what that imports included.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 
 from benchmarks.timing import Spread, spread
 from tncompile.diagnostics import Findings
-from tncompile.driver import _definitions
 from tncompile.graph.build import build
-from tncompile.graph.ir import Program
+from tncompile.graph.ir import Layer, Program
 from tncompile.graph.verify import verify
-from tncompile.plan import Cache, Settings, make_plan
+from tncompile.plan import CPU, Cache, Settings, make_plan
+from tncompile.plan.decision import key
+from tncompile.plan.work import Machine
 from tncompile.source import SourceFile
-from tncompile.syntax import load
+from tncompile.syntax import load, parse_expression
 
 ROOT = Path(__file__).parents[1]
 COLD_GOAL, CACHED_GOAL = 1.0, 0.1
@@ -39,20 +41,25 @@ def read_example(file: str, decoder: str) -> Program:
     """A program of the examples, with its `decoder` replaced if one is given."""
     path = Path("examples") / file
     source = SourceFile(str(path), (ROOT / path).read_text("utf-8"))
-    definitions = _definitions({"decoder": decoder} if decoder else {})
-    return verify(build(load(source), definitions, Findings()))
+    replaced = {"decoder": parse_expression(SourceFile("decoder", decoder))} if decoder else {}
+    return verify(build(load(source), replaced, Findings()))
 
 
 def planning_rows(rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
-    """One row for each published layer."""
+    """One row for each published network, with the layers that have it."""
     for file, decoders in PUBLISHED[:1] if quick else PUBLISHED:
         for decoder in decoders:
-            for layer in read_example(file, decoder).layers[: 1 if quick else None]:
-                cold, cached = _timed(file, layer.name, decoder, rounds)
+            layers = read_example(file, decoder).layers[: 1 if quick else None]
+            networks: dict[tuple[str, ...], list[Layer]] = {}
+            for layer in layers:
+                keys = (key(stage, Machine(CPU), "fast", None) for stage in layer.stages)
+                networks.setdefault(tuple(keys), []).append(layer)
+            for same in networks.values():
+                cold, cached = _timed(file, same[0].name, decoder, rounds)
                 yield {
                     "file": file,
-                    "layer": layer.name,
-                    "topology": layer.topology,
+                    "layers": [layer.name for layer in same],
+                    "topology": same[0].topology,
                     "cold": cold.as_json(),
                     "cached": cached.as_json(),
                 }

@@ -18,7 +18,7 @@ from tncompile.emit import Header, load_backend, module_program
 from tncompile.graph.ir import CoreKind, Program, Stage
 from tncompile.plan import CPU, Plan, Settings, make_plan
 from tncompile.plan.cuts import Section, best_sections, level_count, single_sections, steps_seconds
-from tncompile.plan.decision import Decision, key, numbered
+from tncompile.plan.decision import Decision, key
 from tncompile.plan.results import StagePlan
 from tncompile.plan.rows import Row
 from tncompile.plan.schedule import Contract, Kron, Schedule
@@ -208,19 +208,3 @@ def _stage_of(parameter: str) -> int:
     """The stage of a parameter, by its name: `V2`, `U1_2`; a root is of the first."""
     digits = parameter.partition("_")[0].lstrip("VPU")
     return int(digits) if digits.isdigit() else 1
-
-
-__all__ = [
-    "HOPELESS",
-    "LEAST_ENTRIES",
-    "MACHINE",
-    "StageProgram",
-    "Stages",
-    "Way",
-    "entries",
-    "find_ways",
-    "numbered",
-    "planned",
-    "predicted",
-    "stage_programs",
-]
