@@ -78,7 +78,7 @@ class Profile:
         flops = 2 * batch * rows * inner * columns
         work = max(
             flops / self.speed(dtype, rows, inner, columns, transposed),
-            self._moving_seconds(itemsize * (left + right + result)),
+            self.moving_seconds(itemsize * (left + right + result)),
         )
         matrices = batch * self.batch_seconds if batch > 1 else 0.0
         return work + self.launch_seconds + matrices + self._fresh_seconds(itemsize * result)
@@ -86,12 +86,13 @@ class Profile:
     def pass_seconds(self, read_bytes: int, written_bytes: int) -> float:
         """Predicted time of an elementwise operation that reads and writes this much."""
         return (
-            self._moving_seconds(read_bytes + written_bytes)
+            self.moving_seconds(read_bytes + written_bytes)
             + self.launch_seconds
             + self._fresh_seconds(written_bytes)
         )
 
-    def _moving_seconds(self, moved_bytes: int) -> float:
+    def moving_seconds(self, moved_bytes: int) -> float:
+        """Predicted time of reading and writing this much alone."""
         if moved_bytes <= self.cache_bytes:
             return moved_bytes / self.cache_bytes_per_second
         return moved_bytes / self.memory_bytes_per_second

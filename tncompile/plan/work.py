@@ -100,10 +100,13 @@ class Permutation:
     def seconds(self, machine: Machine) -> float:
         """Predicted seconds.
 
-        Short runs waste cache lines: 16 MiB took 1 ms in runs of 1024 entries, 2 ms in runs
-        of 16 and 10 ms or more one entry at a time, on two CPU cores.
+        Launching and new memory cost what they always do, moving costs more: short runs waste
+        cache lines. 16 MiB took 1 ms in runs of 1024 entries, 2 ms in runs of 16 and 10 ms or
+        more one entry at a time, on two CPU cores.
         """
-        return Pass(self.entries, self.entries).seconds(machine) * (1 + _SHORT_RUN / self.run)
+        size = self.entries * machine.itemsize
+        waste = machine.profile.moving_seconds(2 * size) * _SHORT_RUN / self.run
+        return Pass(self.entries, self.entries).seconds(machine) + waste
 
 
 _SHORT_RUN = 16
