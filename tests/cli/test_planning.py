@@ -151,7 +151,6 @@ def test_a_home_that_is_a_file(
         ("apply = sideways", "E02"),
         ("apply = 1", "E02"),
         ("budget = 0", "E02"),
-        ("apply = stream", "E0502"),
     ],
 )
 def test_wrong_settings(settings: str, code: str, folder: Path, capsys: Output) -> None:

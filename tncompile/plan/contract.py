@@ -9,6 +9,7 @@ is never made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Index, Layer
@@ -86,13 +87,18 @@ def _side(row: Row, sources: list[Index], actions: list[Action]) -> Row:
     return Row(row.stage, State(size(sources)), sources, rebased(actions, sources))
 
 
-def fastest_sections(parts: Halves, batch: int, machine: Machine) -> Groups:
-    """The fastest way to sweep the three rows for a batch of this size; it does for any other."""
-    return (
-        _sections(parts.inputs, machine, Sweep(batch, transposed=True)),
-        _sections(parts.middle, machine, FORWARD),
-        _sections(parts.outputs, machine, Sweep(batch)),
-    )
+def fastest_sections(parts: Halves, batches: Sequence[int], machine: Machine) -> tuple[Groups, ...]:
+    """The fastest way to sweep the three rows for each of these batches; it does for any other."""
+    middle = _sections(parts.middle, machine, FORWARD)
+    ways = [
+        (
+            _sections(parts.inputs, machine, Sweep(batch, transposed=True)),
+            middle,
+            _sections(parts.outputs, machine, Sweep(batch)),
+        )
+        for batch in batches
+    ]
+    return tuple(dict.fromkeys(ways))
 
 
 def contract_schedule(layer: Layer, parts: Halves, groups: Groups) -> Schedule:

@@ -23,6 +23,7 @@ from tncompile.plan.tree import Path
 from tncompile.plan.work import Machine, Product
 
 _EXHAUSTIVE = 8
+_RECONFIGURED = 100  # tensors; beyond it reconfiguring takes seconds
 _REPEATS = 64
 _SEED = 0
 _CHUNK = 16  # samples between two looks at the clock
@@ -166,7 +167,7 @@ def _fast(
     else:
         optimizer = cotengra.RandomGreedyOptimizer(max_repeats=_REPEATS, seed=_SEED, parallel=False)
     tree = cotengra.array_contract_tree(inputs, output, size_dict=sizes, optimize=optimizer)
-    if len(inputs) > _EXHAUSTIVE:
+    if _EXHAUSTIVE < len(inputs) <= _RECONFIGURED:
         again = tree.subtree_reconfigure(minimize=objective, seed=_SEED)
         tree = min((tree, again), key=lambda t: objective({"tree": t}))
     return tree
