@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,8 +59,10 @@ ROWS = {
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("seed", range(8))
 def test_random_cuts(
-    name: str, seed: int, compile_text: Compile, monkeypatch: pytest.MonkeyPatch
+    name: str, seed: int, compile_text: Compile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    # A plan cache of its own: no other test must find these plans.
+    monkeypatch.setenv("TNCOMPILE_HOME", str(tmp_path))
     monkeypatch.setattr(cuts, "best_cuts", random_cuts)
     CHOICE.seed(seed)
     row = ROWS[name]
