@@ -83,8 +83,8 @@ def _pairs(text: str, *places: tuple[int, int], shared: bool = False) -> Stateme
     return Statement("mix", places, text, shared=shared)
 
 
-def _map(order: int) -> Statement:
-    return Statement("map", tuple((w,) for w in range(1, order + 1)), "all")
+def _map(order: int, shared: bool = False) -> Statement:
+    return Statement("map", tuple((w,) for w in range(1, order + 1)), "all", shared=shared)
 
 
 def _wall(order: int, depth: int) -> Row:
@@ -108,7 +108,7 @@ _DISTANT = Row(
     2,
     2,
 )
-_POLYADIC = Row("diagonal", 5, ((_map(5),), (_map(5),)), 2, 8)
+_POLYADIC = Row("diagonal", 5, ((_map(5, shared=True),), (_map(5),)), 2, 8)
 
 CASES = {
     "ttn": Case(
@@ -199,6 +199,12 @@ FORGETFUL = dict.fromkeys(
     ("recomputed", "sliced"),
     "what the backward pass runs again reads the module's own parameters, not those that"
     " functional_call had put in their place",
+)
+# Layers that torch.func cannot differentiate in reverse.
+HOOKED = dict.fromkeys(
+    ("recomputed", "sliced", "stream", "conv_stream"),
+    "what is run again in the backward pass goes through torch.utils.checkpoint, whose saved"
+    " tensor hooks torch.func.grad does not support",
 )
 
 

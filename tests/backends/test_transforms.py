@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 from tests.backends.layers import (
     CASES,
     FORGETFUL,
+    HOOKED,
     MODES,
     function,
     inputs,
@@ -49,7 +50,7 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11 * scale, msg=name)
 
 
-@pytest.mark.parametrize("name", marked(CASES, FORGETFUL))
+@pytest.mark.parametrize("name", marked(CASES, HOOKED))
 def test_grad_is_autograd(name: str) -> None:
     """With parameters that are not the module's own."""
     layer, _ = called(name)
@@ -75,7 +76,7 @@ def test_functional_call_is_the_other_layer(name: str) -> None:
         assert torch.equal(p, before[n])
 
 
-@pytest.mark.parametrize("name", marked(SEVERAL, FORGETFUL))
+@pytest.mark.parametrize("name", marked(SEVERAL, HOOKED))
 def test_gradients_of_each_sample(name: str) -> None:
     layer, _ = called(name)
     (x,) = inputs(name, 4)
@@ -88,7 +89,7 @@ def test_gradients_of_each_sample(name: str) -> None:
         assert_same({n: g[k] for n, g in found.items()}, autograd(name, 0, x[k : k + 1])[0])
 
 
-@pytest.mark.parametrize("name", marked(CASES, FORGETFUL))
+@pytest.mark.parametrize("name", marked(CASES, HOOKED))
 def test_an_ensemble(name: str) -> None:
     """A batch of layers: values and gradients of each, all in one call."""
     layer, _ = called(name)
@@ -133,7 +134,7 @@ def test_jvp_is_the_product_with_the_gradient(name: str) -> None:
     torch.testing.assert_close(moved, product, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", marked(MODES, FORGETFUL))
+@pytest.mark.parametrize("name", marked(MODES, HOOKED))
 def test_jacobians_agree(name: str) -> None:
     """Forward, reverse, and reverse row by row with autograd."""
     layer = make(name)
@@ -156,7 +157,7 @@ def test_jacobians_agree(name: str) -> None:
                 torch.testing.assert_close(mine, row, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", marked(MODES, FORGETFUL))
+@pytest.mark.parametrize("name", marked(MODES, HOOKED))
 def test_hessian_vector_products(name: str) -> None:
     """Forward over reverse, reverse over reverse, and plain double backward."""
     layer, names = called(name)
@@ -200,16 +201,23 @@ def test_a_whole_hessian_is_symmetric_and_that_of_rows() -> None:
 @pytest.mark.parametrize("name", ["ttn", "contract", "tree"])
 def test_entries_under_grad(name: str) -> None:
     """Single entries have the gradients of those entries of the weight."""
-    generator = make(name, seed=5).generator
-    primal = {n.removeprefix("generator."): p for n, p in detached(name).items()}
-    primal.pop("bias", None)
+
+    class Entries(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = make(name, seed=5).generator
+
+        def forward(self, index: Tensor) -> Tensor:
+            return self.generator.entries(index)
+
+    primal = {n: p for n, p in detached(name).items() if n != "bias"}
     index = torch.tensor([[0, 0], [3, 2], [4, 3], [3, 2]])
 
-    def entries(given: dict[str, Tensor]) -> Tensor:
-        with torch.nn.utils.stateless._reparametrize_module(generator, given):
-            return loss(generator.entries(index))
-
     def whole(given: dict[str, Tensor]) -> Tensor:
-        return loss(functional_call(generator, given, ())[index[:, 0], index[:, 1]])
+        cores = {n.removeprefix("generator."): p for n, p in given.items()}
+        weight = functional_call(Entries().generator, cores, ())
+        return weight[index[:, 0], index[:, 1]]
 
-    assert_same(grad(entries)(primal), grad(whole)(primal))
+    found = grad(lambda given: loss(functional_call(Entries(), given, (index,))))(primal)
+    wanted = grad(lambda given: loss(whole(given)))(primal)
+    assert_same(found, wanted)
