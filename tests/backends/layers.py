@@ -28,6 +28,9 @@ from tests.reference import Row, Statement
 from tncompile.diagnostics import DiagnosticError
 from tncompile.plan import LayerPlan
 
+if TYPE_CHECKING:
+    from _pytest.mark.structures import ParameterSet
+
 
 @dataclass(frozen=True)
 class Case:
@@ -208,26 +211,34 @@ HOOKED = dict.fromkeys(
 )
 
 
-if TYPE_CHECKING:
-    from _pytest.mark.structures import ParameterSet
+class Generator(nn.Module):
+    """What tests use of a generator, for the type checker; never made."""
 
-    class Generator(nn.Module):
-        """What tests use of a generator."""
+    def __call__(self, *cores: Tensor) -> Tensor:
+        raise NotImplementedError
 
-        def __call__(self, *cores: Tensor) -> Tensor: ...
-        def entries(self, index: Tensor) -> Tensor: ...
-        def reset_parameters(self) -> None: ...
+    def entries(self, index: Tensor) -> Tensor:
+        raise NotImplementedError
 
-    class Layer(nn.Module):
-        """What tests use of a layer."""
+    def reset_parameters(self) -> None:
+        raise NotImplementedError
 
-        generator: Generator
-        weight: Tensor
-        bias: nn.Parameter | None
 
-        def __call__(self, *inputs: Tensor) -> Tensor: ...
-        def cached(self) -> AbstractContextManager[None]: ...
-        def reset_parameters(self) -> None: ...
+class Layer(nn.Module):
+    """What tests use of a layer, for the type checker; never made."""
+
+    generator: Generator
+    weight: Tensor
+    bias: nn.Parameter | None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def cached(self) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        raise NotImplementedError
 
 
 Run = Callable[..., Tensor]
@@ -338,13 +349,14 @@ def reference(name: str, given: Mapping[str, Tensor], *inputs: Tensor) -> Tensor
     flat = case.row.generate(cores, _activation(case, cores))
     shape = module_of(case).A(device="meta").weight.shape
     weight = flat[: shape.numel()].reshape(shape)
-    if not inputs:
-        return weight
     return dense(name, weight, given.get("bias"), *inputs)
 
 
 def dense(name: str, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
     """The layer with a weight that is there, by torch's own function."""
+    if not inputs:
+        return weight
+    (x,) = inputs
     if name in CONVOLUTIONS:
-        return functional.conv2d(*inputs, weight, bias, stride=(1, 2), padding=1)
-    return functional.linear(*inputs, weight, bias) if inputs else weight
+        return functional.conv2d(x, weight, bias, stride=(1, 2), padding=1)
+    return functional.linear(x, weight, bias)

@@ -17,7 +17,7 @@ from tests.backends.layers import (
     parameters,
 )
 
-TIGHT = {"rtol": 1e-6, "atol": 1e-8}
+RTOL, ATOL = 1e-6, 1e-8
 
 
 def leaves(name: str, *leading: int) -> tuple[Tensor, ...]:
@@ -37,7 +37,8 @@ def test_generators(name: str) -> None:
         check_forward_ad=True,
         check_batched_grad=True,
         check_batched_forward_grad=True,
-        **TIGHT,
+        rtol=RTOL,
+        atol=ATOL,
     )
 
 
@@ -50,7 +51,8 @@ def test_layers(name: str) -> None:
         check_forward_ad=True,
         check_batched_grad=True,
         check_batched_forward_grad=True,
-        **TIGHT,
+        rtol=RTOL,
+        atol=ATOL,
     )
 
 
@@ -62,7 +64,8 @@ def test_second_derivatives(name: str) -> None:
         leaves(name, 1),
         gen_non_contig_grad_outputs=True,
         check_fwd_over_rev=True,
-        **TIGHT,
+        rtol=RTOL,
+        atol=ATOL,
     )
 
 
@@ -70,7 +73,12 @@ def test_second_derivatives(name: str) -> None:
 def test_second_derivatives_under_vmap(name: str) -> None:
     """One direction for all, since each batched check runs the whole backward again."""
     assert torch.autograd.gradgradcheck(
-        function(make(name)), leaves(name, 1), check_batched_grad=True, fast_mode=True, **TIGHT
+        function(make(name)),
+        leaves(name, 1),
+        check_batched_grad=True,
+        fast_mode=True,
+        rtol=RTOL,
+        atol=ATOL,
     )
 
 
@@ -80,5 +88,5 @@ def test_second_derivatives_of_own_parameters(name: str) -> None:
     layer = make(name)
     x = inputs(name, 2)
     assert torch.autograd.gradgradcheck(
-        lambda *_: layer(*x), tuple(layer.parameters()), fast_mode=True, **TIGHT
+        lambda *_: layer(*x), tuple(layer.parameters()), fast_mode=True, rtol=RTOL, atol=ATOL
     )

@@ -94,9 +94,7 @@ def test_an_ensemble(name: str) -> None:
     """A batch of layers: values and gradients of each, all in one call."""
     layer, _ = called(name)
     seeds = (0, 1, 2)
-    stacked = {
-        n: torch.stack([detached(name, seed)[n] for seed in seeds]) for n in detached(name)
-    }
+    stacked = {n: torch.stack([detached(name, seed)[n] for seed in seeds]) for n in detached(name)}
     x = inputs(name, 2)
 
     def one(given: dict[str, Tensor]) -> Tensor:
@@ -141,7 +139,8 @@ def test_jacobians_agree(name: str) -> None:
     run = function(layer)
     values = (*detached(name).values(), *inputs(name, 1))
     which = tuple(range(len(values)))
-    forward, reverse = jacfwd(run, which)(*values), jacrev(run, which)(*values)
+    forward = jacfwd(run, which)(*values)
+    reverse = jacrev(run, which)(*values)
     leaves = tuple(v.clone().requires_grad_() for v in (*detached(name).values(), values[-1]))
     own = dict(zip(dict(layer.named_parameters()), leaves, strict=False))
     with torch.no_grad():
@@ -210,14 +209,16 @@ def test_entries_under_grad(name: str) -> None:
         def forward(self, index: Tensor) -> Tensor:
             return self.generator.entries(index)
 
+    entries = Entries()
     primal = {n: p for n, p in detached(name).items() if n != "bias"}
     index = torch.tensor([[0, 0], [3, 2], [4, 3], [3, 2]])
 
     def whole(given: dict[str, Tensor]) -> Tensor:
         cores = {n.removeprefix("generator."): p for n, p in given.items()}
-        weight = functional_call(Entries().generator, cores, ())
+        weight = functional_call(entries.generator, cores, ())
+        assert isinstance(weight, Tensor)
         return weight[index[:, 0], index[:, 1]]
 
-    found = grad(lambda given: loss(functional_call(Entries(), given, (index,))))(primal)
+    found = grad(lambda given: loss(functional_call(entries, given, (index,))))(primal)
     wanted = grad(lambda given: loss(whole(given)))(primal)
     assert_same(found, wanted)
