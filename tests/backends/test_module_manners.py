@@ -108,13 +108,11 @@ def test_copies_share_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_a_trained_layer_is_copied(name: str) -> None:
-    """With gradients there, and inside of a block that caches."""
+def test_copies_of_a_layer_in_use(name: str) -> None:
+    """After a backward pass, and inside of a block that caches."""
     layer = make(name)
     torch.autograd.backward(layer(*inputs(name, 3)).sum())
-    twin = copy.deepcopy(layer)
-    for one, other in zip(twin.parameters(), layer.parameters(), strict=True):
-        assert torch.equal(cast("Tensor", one.grad), cast("Tensor", other.grad))
+    assert_equal(copy.deepcopy(layer), layer)
     with torch.no_grad(), layer.cached():
         wanted = layer(*inputs(name, 3))
         for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
@@ -214,22 +212,38 @@ def test_cached_follows_its_cores(name: str) -> None:
         torch.testing.assert_close(layer(*x), copy.deepcopy(layer)(*x), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.xfail(
+    strict=True,
+    reason="the cache knows cores by id(), and a tensor that is new may have that of one freed",
+)
+@pytest.mark.parametrize("name", ["ttn", "contract", "conv"])
 def test_cached_is_not_fooled_by_tensors_that_come_and_go(name: str) -> None:
-    """Parameters put in for one call and freed: others may lie where they lay."""
-    layer = make(name)
+    """Parameters put in for one call and freed: the next ones lie where they lay."""
+    layer, plain = make(name), make(name)
     own = {n: p.detach() for n, p in layer.named_parameters()}
     x = inputs(name, 3)
-    with layer.cached(), torch.no_grad():
-        outputs = [
-            torch.func.functional_call(layer, {n: p * k for n, p in own.items()}, x)
-            for k in (1.0, 1.1, 1.2, 1.3)
-        ]
-        torch.testing.assert_close(layer(*x), outputs[0], rtol=1e-11, atol=1e-12)
-    for k, found in zip((1.0, 1.1, 1.2, 1.3), outputs, strict=True):
-        scaled = {n: p * k for n, p in own.items()}
-        wanted = torch.func.functional_call(make(name), scaled, x)
+    ids: dict[str, int] = {}
+    for factor in (1.0, 1.1, 1.2):
+        scaled = {n: p * factor for n, p in own.items()}
+        wanted = torch.func.functional_call(plain, scaled, x).detach()
+        with layer.cached(), torch.no_grad():
+            torch.func.functional_call(layer, first := reborn(own, {}), x)
+            ids = {n: id(p) for n, p in first.items()}
+            del first
+            found = torch.func.functional_call(layer, reborn(scaled, ids), x)
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+def reborn(values: dict[str, Tensor], ids: dict[str, int]) -> dict[str, Tensor]:
+    """New tensors of these values, each with the id that its name had, where that is free."""
+    count = 20_000 if ids else 0
+    pool = {id(t): t for t in (torch.empty(0, dtype=torch.float64) for _ in range(count))}
+    made = {}
+    for name, value in values.items():
+        tensor = pool.get(ids.get(name, 0), torch.empty(0, dtype=torch.float64))
+        tensor.data = value.clone()
+        made[name] = tensor
+    return made
 
 
 def test_cached_ends_with_an_error() -> None:
@@ -263,4 +277,5 @@ def test_layers_stand_in_models(name: str) -> None:
     bound = nn.ModuleDict({"a": layer}).to(torch.float32)
     assert {p.dtype for p in bound.parameters()} == {torch.float32}
     assert layer.share_memory() is layer
-    assert all(p.is_shared() for p in layer.parameters())
+    for parameter in layer.parameters():
+        assert parameter.is_shared()  # type: ignore[no-untyped-call]
