@@ -6,6 +6,7 @@ gradients of trained numbers, which are kept in a small module of their own, `ac
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Activation
@@ -38,11 +39,21 @@ def formula(activation: Activation) -> Formula | None:
         case "tanh":
             return Formula("torch.tanh(z)", "h", ("dz = g * (1.0 - h * h)",), "1 - h^2")
         case "gelu":
-            line = "dz = torch.ops.aten.gelu_backward(g, z)"
-            return Formula("functional.gelu(z)", "z", (line,), "Phi(z) + z phi(z)")
+            lines = (
+                "# Phi(z) = erfc(-z / sqrt(2)) / 2, phi(z) = exp(-z^2 / 2) / sqrt(2 pi)",
+                f"slope = z * torch.exp(-0.5 * z * z) * {1.0 / math.sqrt(2.0 * math.pi)!r}",
+                f"slope = slope + 0.5 * torch.erfc({-math.sqrt(0.5)!r} * z)",
+                "dz = g * slope",
+                "del slope",
+            )
+            return Formula("functional.gelu(z)", "z", lines, "Phi(z) + z phi(z)")
         case "silu":
-            line = "dz = torch.ops.aten.silu_backward(g, z)"
-            return Formula("functional.silu(z)", "z", (line,), "s (1 + z (1 - s)), s = sigmoid(z)")
+            lines = (
+                "s = torch.sigmoid(z)",
+                "dz = g * (s * (1.0 + z * (1.0 - s)))",
+                "del s",
+            )
+            return Formula("functional.silu(z)", "z", lines, "s (1 + z (1 - s)), s = sigmoid(z)")
         case "siren":
             omega = repr(constants["omega"])
             line = f"dz = g * ({omega} * torch.cos({omega} * z))"
@@ -68,14 +79,10 @@ def formula(activation: Activation) -> Formula | None:
 def _swish(activation: Activation) -> Formula:
     learnt = bool(activation.parameters)
     beta = "beta" if learnt else repr(dict(activation.constants)["beta"])
-    lines = [f"dz = torch.ops.aten.silu_backward(g, {beta} * z)"]
+    lines = [f"s = torch.sigmoid({beta} * z)"]
     if learnt:
-        lines = [
-            "s = torch.sigmoid(beta * z)",
-            "dbeta = (g * z * z * s * (1.0 - s)).sum().reshape(1)",
-            "del s",
-            *lines,
-        ]
+        lines.append("dbeta = (g * z * z * s * (1.0 - s)).sum().reshape(1)")
+    lines += [f"dz = g * (s * (1.0 + {beta} * z * (1.0 - s)))", "del s"]
     equation = "s (1 + beta z (1 - s)), s = sigmoid(beta z)"
     return Formula(f"z * torch.sigmoid({beta} * z)", "z", tuple(lines), equation)
 

@@ -184,7 +184,7 @@ def stage_view(
     backward = adjoint(program)
     seed = backward.seeds[0][1]
     again_lines = load_lines((*program.start, *program.loads), again=True)
-    source = {} if formula is not None else {seed: "g"}
+    source = {seed: "g"} if formula is None or sliced else {}
     pulled = [*again_lines, *adjoint_lines(program, backward, source)]
     if program.takes_input:
         pulled.insert(0, f"n = {INPUT}.shape[0]")

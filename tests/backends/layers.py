@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,7 +28,7 @@ from tncompile.diagnostics import DiagnosticError
 from tncompile.plan import LayerPlan
 
 if TYPE_CHECKING:
-    from _pytest.mark.structures import ParameterSet
+    pass
 
 
 @dataclass(frozen=True)
@@ -197,19 +196,6 @@ CONVOLUTIONS = [name for name, case in CASES.items() if case.target.startswith("
 # One of each way to carry a layer out; for what is slow.
 MODES = ["mera", "contract", "stream", "conv", "conv_stream", "tree", "recomputed", "sliced"]
 
-# Layers whose recomputation fails where parameters are replaced for one call.
-FORGETFUL = dict.fromkeys(
-    ("recomputed", "sliced"),
-    "what the backward pass runs again reads the module's own parameters, not those that"
-    " functional_call had put in their place",
-)
-# Layers that torch.func cannot differentiate in reverse.
-HOOKED = dict.fromkeys(
-    ("recomputed", "sliced", "stream", "conv_stream"),
-    "what is run again in the backward pass goes through torch.utils.checkpoint, whose saved"
-    " tensor hooks torch.func.grad does not support",
-)
-
 
 class Generator(nn.Module):
     """What tests use of a generator, for the type checker; never made."""
@@ -250,14 +236,6 @@ def module_of(case: Case) -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tncompile.CompileWarning)
         return tncompile.compile(case.text, budget=case.budget)
-
-
-def marked(names: Iterable[str], fails: Mapping[str, str]) -> list[ParameterSet | str]:
-    """Names to parametrize a test with; those that fail are marked with the reason."""
-    return [
-        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=fails[n])) if n in fails else n
-        for n in names
-    ]
 
 
 def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Layer:

@@ -11,15 +11,7 @@ import torch
 from torch import Tensor
 
 import tncompile
-from tests.backends.layers import CASES, MODES, Layer, inputs, make, marked
-
-CHECKPOINTS = dict.fromkeys(
-    ("recomputed", "sliced", "stream", "conv_stream"),
-    "strict export with gradients on leaves torch.utils.checkpoint in the graph, as an operator"
-    " that the exported program cannot run",
-)
-# `wall` is planned to be applied in more than one way.
-BY_BATCH = {"wall": "the mode is chosen by batch size, so no one program holds for all sizes"}
+from tests.backends.layers import CASES, MODES, Layer, inputs, make
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -30,7 +22,7 @@ def test_export(name: str) -> None:
     assert_exported(program, name, layer)
 
 
-@pytest.mark.parametrize("name", marked(CASES, CHECKPOINTS))
+@pytest.mark.parametrize("name", CASES)
 def test_strict_export(name: str) -> None:
     layer = make(name)
     program = torch.export.export(layer, inputs(name, 3), strict=True)
@@ -60,7 +52,7 @@ def assert_exported(program: torch.export.ExportedProgram, name: str, layer: Lay
 
 
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("name", marked(["mera", "contract", "conv", "tree", "wall"], BY_BATCH))
+@pytest.mark.parametrize("name", ["mera", "contract", "conv", "tree", "wall"])
 def test_export_with_a_batch_of_any_size(name: str, strict: bool) -> None:
     layer = make(name)
     batch = torch.export.Dim("batch", min=2, max=64)

@@ -17,7 +17,6 @@ from tests.backends.layers import (
     inputs,
     loss,
     make,
-    marked,
 )
 
 LAYERS = [*LINEAR, *CONVOLUTIONS]
@@ -140,13 +139,7 @@ def refusal(call: Callable[[Tensor], object], x: Tensor) -> Exception | None:
     return None
 
 
-NUMBERLESS = dict.fromkeys(
-    ("contract", "stream", "wall"),
-    "a tensor without dimensions ends in IndexError where nn.Linear raises RuntimeError",
-)
-
-
-@pytest.mark.parametrize("name", marked(LAYERS, NUMBERLESS))
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_number_is_refused(name: str) -> None:
     x = torch.tensor(1.0, dtype=torch.float64)
     assert isinstance(refusal(twin(name, make(name)), x), RuntimeError)
@@ -184,8 +177,8 @@ def test_wrong_dtypes_are_named(name: str, dtype: torch.dtype) -> None:
     (x,) = inputs(name, 4)
     error = refusal(make(name), x.to(dtype))
     assert isinstance(error, RuntimeError)
-    assert any(word in str(error) for word in DTYPES[dtype])
-    assert "ouble" in str(error)
+    assert str(dtype) in str(error)
+    assert "torch.float64" in str(error)
 
 
 @pytest.mark.parametrize("given", ["cpu", "meta"])

@@ -212,10 +212,6 @@ def test_cached_follows_its_cores(name: str) -> None:
         torch.testing.assert_close(layer(*x), copy.deepcopy(layer)(*x), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the cache knows cores by id(), and a tensor that is new may have that of one freed",
-)
 @pytest.mark.parametrize("name", ["ttn", "contract", "conv"])
 def test_cached_is_not_fooled_by_tensors_that_come_and_go(name: str) -> None:
     """Parameters put in for one call and freed: the next ones lie where they lay."""

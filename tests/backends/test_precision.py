@@ -6,14 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.backends.layers import CASES, MODES, inputs, loss, make, marked
+from tests.backends.layers import CASES, MODES, inputs, loss, make
 from tests.backends.test_inputs import twin
 
 TAKES_INPUT = [n for n in CASES if CASES[n].sample is not None]
-PROMOTED = dict.fromkeys(
-    ("contract", "stream", "conv_stream", "wall"),
-    "the bias is added outside of an operation that autocast casts: low + float32 is float32",
-)
 LOW = [torch.bfloat16, torch.float16]
 
 
@@ -49,7 +45,7 @@ def test_autocast_is_close_to_full_precision(name: str, low: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("low", LOW)
-@pytest.mark.parametrize("name", marked(TAKES_INPUT, PROMOTED))
+@pytest.mark.parametrize("name", TAKES_INPUT)
 def test_autocast_gives_the_dtype_of_torchs_layer(name: str, low: torch.dtype) -> None:
     """For inputs of full and of low precision, with and without gradients."""
     layer = make(name, torch.float32)

@@ -14,22 +14,16 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.backends.layers import (
     CASES,
-    FORGETFUL,
     LINEAR,
     MODES,
     Layer,
     inputs,
     loss,
     make,
-    marked,
     parameters,
     reference,
 )
 
-RERUN = dict.fromkeys(
-    ("recomputed", "sliced"),
-    "torch.utils.checkpoint runs the stage again with the changed cores and does not notice",
-)
 TAKES_INPUT = [n for n in CASES if CASES[n].sample is not None]
 
 
@@ -185,7 +179,7 @@ def test_hooks_run_once(name: str) -> None:
     assert sorted(seen) == sorted([*names, "layer"])
 
 
-@pytest.mark.parametrize("name", marked(CASES, RERUN))
+@pytest.mark.parametrize("name", CASES)
 def test_a_changed_core_is_noticed(name: str) -> None:
     """One is changed between forward and backward: an error, or the gradient at its old value."""
     wanted = wanted_grads(name, *inputs(name, 3))
@@ -275,7 +269,7 @@ def _linear(name: str) -> tuple[Layer, nn.Linear]:
     return layer, plain
 
 
-@pytest.mark.parametrize("name", marked(LINEAR, FORGETFUL))
+@pytest.mark.parametrize("name", LINEAR)
 def test_parametrised_modules_have_the_gradients_of_layers(name: str) -> None:
     layer, plain = _linear(name)
     (x,) = inputs(name, 3)

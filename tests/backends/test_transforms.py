@@ -9,14 +9,11 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 
 from tests.backends.layers import (
     CASES,
-    FORGETFUL,
-    HOOKED,
     MODES,
     function,
     inputs,
     loss,
     make,
-    marked,
     parameters,
 )
 
@@ -50,7 +47,7 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11 * scale, msg=name)
 
 
-@pytest.mark.parametrize("name", marked(CASES, HOOKED))
+@pytest.mark.parametrize("name", CASES)
 def test_grad_is_autograd(name: str) -> None:
     """With parameters that are not the module's own."""
     layer, _ = called(name)
@@ -60,7 +57,7 @@ def test_grad_is_autograd(name: str) -> None:
     assert_same(found, wanted)
 
 
-@pytest.mark.parametrize("name", marked(CASES, FORGETFUL))
+@pytest.mark.parametrize("name", CASES)
 def test_functional_call_is_the_other_layer(name: str) -> None:
     """Plain autograd through parameters put in for one call, and the layer's own are left."""
     layer, names = called(name)
@@ -76,7 +73,7 @@ def test_functional_call_is_the_other_layer(name: str) -> None:
         assert torch.equal(p, before[n])
 
 
-@pytest.mark.parametrize("name", marked(SEVERAL, HOOKED))
+@pytest.mark.parametrize("name", SEVERAL)
 def test_gradients_of_each_sample(name: str) -> None:
     layer, _ = called(name)
     (x,) = inputs(name, 4)
@@ -89,7 +86,7 @@ def test_gradients_of_each_sample(name: str) -> None:
         assert_same({n: g[k] for n, g in found.items()}, autograd(name, 0, x[k : k + 1])[0])
 
 
-@pytest.mark.parametrize("name", marked(CASES, HOOKED))
+@pytest.mark.parametrize("name", CASES)
 def test_an_ensemble(name: str) -> None:
     """A batch of layers: values and gradients of each, all in one call."""
     layer, _ = called(name)
@@ -132,7 +129,7 @@ def test_jvp_is_the_product_with_the_gradient(name: str) -> None:
     torch.testing.assert_close(moved, product, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", marked(MODES, HOOKED))
+@pytest.mark.parametrize("name", MODES)
 def test_jacobians_agree(name: str) -> None:
     """Forward, reverse, and reverse row by row with autograd."""
     layer = make(name)
@@ -156,7 +153,7 @@ def test_jacobians_agree(name: str) -> None:
                 torch.testing.assert_close(mine, row, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", marked(MODES, HOOKED))
+@pytest.mark.parametrize("name", MODES)
 def test_hessian_vector_products(name: str) -> None:
     """Forward over reverse, reverse over reverse, and plain double backward."""
     layer, names = called(name)

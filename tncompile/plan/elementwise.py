@@ -32,8 +32,8 @@ _FORMULAS = {
     "elu": Formula(1, 0, True, 3, 2),
     "relu": Formula(1, 0, True, 2, 1.25),  # a mask has one byte an entry
     "tanh": Formula(1, 0, True, 3, 2),
-    "gelu": Formula(1, 0, False, 1, 1),
-    "silu": Formula(1, 0, False, 1, 1),
+    "gelu": Formula(1, 0, False, 10, 3),
+    "silu": Formula(1, 0, False, 6, 3),
     "siren": Formula(2, 1, False, 4, 2),
     "prelu": Formula(3, 1.25, False, 5, 2.25),
 }
@@ -44,7 +44,7 @@ def formula(activation: Activation) -> Formula:
     learnt = bool(activation.parameters)
     match activation.name:
         case "swish":
-            return Formula(3, 1, False, 8 if learnt else 2, 4 if learnt else 2)
+            return Formula(3, 1, False, 13 if learnt else 8, 4)
         case "rational":
             names = [name[0] for name, _ in activation.constants]
             tops, bottoms = names.count("a"), names.count("b")
