@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.networks import VALUE_TOLERANCE, Network, WrongResultError, compare
+from benchmarks.networks import VALUE_TOLERANCE, Network, compare
 from benchmarks.peers import UnavailableError, import_peer, opt_einsum
-from benchmarks.runs import Run
+from benchmarks.runs import Apply, Run, failure, forward_call, training_call
 from benchmarks.timing import Call
 
 BATCHES = (1, 16, 64, 256, 1024)
@@ -27,14 +27,13 @@ DENSE, MATERIALISED, OURS = "dense", "materialised", "tncompile"
 NOT_YET = "not yet: the language has no drawn networks"
 
 Cores = tuple[Tensor, ...]
-Layer = Callable[[Tensor], Tensor]
-Way = tuple[Layer, tuple[Tensor, ...]]  # the layer, and its parameters
+Way = tuple[Apply, tuple[Tensor, ...]]  # the layer, and its parameters
 
 
 def mpo_cores(modes: Sequence[int], bond: int) -> Cores:
     """Random cores whose matrix has entries of deviation 1 / sqrt(inputs)."""
     bonds = [1, *(bond for _ in modes[1:]), 1]
-    shapes = [(low, m, m, high) for low, m, high in zip(bonds, modes, bonds[1:], strict=True)]
+    shapes = [(low, m, m, high) for low, m, high in zip(bonds[:-1], modes, bonds[1:], strict=True)]
     paths = math.prod(bonds)
     std = (paths * math.prod(modes)) ** (-0.5 / len(modes))
     return tuple((std * torch.randn(shape)).requires_grad_() for shape in shapes)
@@ -98,7 +97,7 @@ def _tltorch(cores: Cores, implementation: str) -> Way:
         modes,
         bias=False,
         factorization="blocktt",
-        rank=tuple(c.shape[0] for c in cores) + (1,),
+        rank=(*(c.shape[0] for c in cores), 1),
         implementation=implementation,
     )
     _assign(layer.weight.factors, cores)
@@ -150,14 +149,11 @@ def factorised_rows(run: Run) -> Iterator[dict[str, Any]]:
                 layer, parameters = make(cores, batch)
                 outputs = layer(x).detach()
                 compare(outputs, functional.linear(x.detach(), wanted), VALUE_TOLERANCE, "it")
-            except (UnavailableError, WrongResultError) as error:
-                missing.append({"name": name, "reason": str(error)})
-                continue
             except Exception as error:  # a peer fails: that is a result
-                missing.append({"name": name, "reason": f"{type(error).__name__}: {error}"})
+                missing.append(failure(name, error))
                 continue
-            forward[name] = _forward(layer, x)
-            training[name] = _training(layer, parameters, x, upstream)
+            forward[name] = forward_call(layer, x)
+            training[name] = training_call(layer, parameters, x, upstream)
         yield {
             "modes": modes,
             "bond": bond,
@@ -166,18 +162,3 @@ def factorised_rows(run: Run) -> Iterator[dict[str, Any]]:
             "training": run.turns(training, seconds=0.3),
             "missing": missing,
         }
-
-
-def _forward(layer: Layer, x: Tensor) -> Call:
-    def call() -> Tensor:
-        with torch.no_grad():
-            return layer(x)
-
-    return call
-
-
-def _training(layer: Layer, parameters: Sequence[Tensor], x: Tensor, upstream: Tensor) -> Call:
-    def call() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(layer(x), (x, *parameters), upstream)
-
-    return call

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory import peak_bytes, training_memory
-from benchmarks.networks import Decoder, Path, Twin, WrongResultError
-from benchmarks.peers import CHOOSES_ITSELF, PEERS, UnavailableError
-from benchmarks.runs import Run
+from benchmarks.networks import Decoder, Path, Twin
+from benchmarks.peers import CHOOSES_ITSELF, PEERS
+from benchmarks.runs import Run, failure
 from benchmarks.timing import Call
 
 SEARCHES = ("greedy", "auto-hq", "hyper")
@@ -64,11 +64,8 @@ def generate_row(decoder: Decoder, run: Run) -> dict[str, Any]:
             label = f"{name}, compiled"
             if compiles:
                 ways.append(_compiled(twin, name, eager))
-        except (UnavailableError, WrongResultError) as error:
-            missing.append({"name": label, "reason": str(error)})
         except Exception as error:  # a peer, or torch.compile on it, fails: that is a result
-            first = (str(error).strip() or "no message").splitlines()[0]
-            missing.append({"name": label, "reason": f"{type(error).__name__}: {first}"})
+            missing.append(failure(label, error))
     shape = (decoder.rows, decoder.columns)
     fill: Call = lambda: torch.full(shape, 1.0)  # noqa: E731
     forward = {FILL: fill, OURS: twin.forward} | {w.label: w.forward for w in ways}
@@ -84,7 +81,7 @@ def generate_row(decoder: Decoder, run: Run) -> dict[str, Any]:
         "both": run.turns(both),
         "peak_bytes": peaks,
         "weight_bytes": given,
-        "own_process": training_memory(decoder),
+        "own_process": None if run.quick else training_memory(decoder),
         "searches": {w.label: w.searches for w in ways},
         "missing": missing,
     }

@@ -8,7 +8,7 @@ which is the cheapest to generate, and with the others on small batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.networks import GRADIENT_TOLERANCE, VALUE_TOLERANCE, Decoder, compare
-from benchmarks.runs import Run
+from benchmarks.runs import Apply, Run, forward_call, training_call
 from benchmarks.timing import Call
 
 DENSE = "dense"
@@ -26,7 +26,7 @@ STEP_BATCH = 64
 _CHECKED = 64  # rows of a batch that are compared
 _MANY = 1024  # the largest batch at which each kind is materialised
 
-Apply = Callable[[Tensor], Tensor]
+Way = tuple[Apply, tuple[Tensor, ...]]
 
 
 def materialised(kind: str) -> str:
@@ -54,9 +54,11 @@ class Layers:
         """All of them."""
         return {DENSE: self.dense, **self.generated}
 
-    def ways(self, batch: int) -> dict[str, tuple[Apply, tuple[Tensor, ...]]]:
+    def ways(self, batch: int) -> dict[str, Way]:
         """How to apply a layer, and its parameters, materialising included."""
-        found = {name: (layer, tuple(layer.parameters())) for name, layer in self.all().items()}
+        found: dict[str, Way] = {
+            name: (layer, tuple(layer.parameters())) for name, layer in self.all().items()
+        }
         for kind, layer in self.generated.items():
             if batch <= _MANY or kind == KINDS[0]:
                 found[materialised(kind)] = (_materialise(layer), tuple(layer.parameters()))
@@ -71,8 +73,8 @@ def apply_rows(layers: Layers, run: Run) -> Iterator[dict[str, Any]]:
         ways = layers.ways(batch)
         for kind in KINDS:
             _check(ways[kind], ways.get(materialised(kind)), x, upstream, layers.generated[kind])
-        forward = {name: _forward(apply, x) for name, (apply, _) in ways.items()}
-        training = {name: _training(*way, x, upstream) for name, way in ways.items()}
+        forward = {name: forward_call(apply, x) for name, (apply, _) in ways.items()}
+        training = {name: training_call(*way, x, upstream) for name, way in ways.items()}
         rounds = 5 if batch <= _MANY else 3
         yield {
             "batch": batch,
@@ -89,36 +91,11 @@ def step_row(layers: Layers, run: Run) -> dict[str, Any]:
     return {"batch": STEP_BATCH, "optimizer": "AdamW", "step": run.turns(steps)}
 
 
-def layer_calls(layers: Mapping[str, nn.Module], x: Tensor, upstream: Tensor) -> Any:
-    """The forward calls and the training calls of layers on one batch."""
-    forward = {name: _forward(layer, x) for name, layer in layers.items()}
-    training = {
-        name: _training(layer, tuple(layer.parameters()), x, upstream)
-        for name, layer in layers.items()
-    }
-    return forward, training
-
-
 def _materialise(layer: Any) -> Apply:
     def apply(x: Tensor) -> Tensor:
         return functional.linear(x, layer.generator(), layer.bias)
 
     return apply
-
-
-def _forward(apply: Apply, x: Tensor) -> Call:
-    def call() -> Tensor:
-        with torch.no_grad():
-            return apply(x)
-
-    return call
-
-
-def _training(apply: Apply, parameters: tuple[Tensor, ...], x: Tensor, upstream: Tensor) -> Call:
-    def call() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(apply(x), (x, *parameters), upstream)
-
-    return call
 
 
 def _step(layer: nn.Module, x: Tensor, upstream: Tensor) -> Call:
@@ -134,8 +111,8 @@ def _step(layer: nn.Module, x: Tensor, upstream: Tensor) -> Call:
 
 
 def _check(
-    ours: tuple[Apply, tuple[Tensor, ...]],
-    theirs: tuple[Apply, tuple[Tensor, ...]] | None,
+    ours: Way,
+    theirs: Way | None,
     x: Tensor,
     upstream: Tensor,
     layer: Any,

@@ -7,10 +7,12 @@ the decoder, runs forward and backward, and prints what that took beyond what wa
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """Most bytes that some work holds at once, its result included, by the allocator."""
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with _silence(), torch.profiler.profile(profile_memory=True) as profile:
         work()
     alive = most = 0
     for event in profile.profiler.kineto_results.events():
@@ -31,6 +33,20 @@ def peak_bytes(work: Callable[[], object]) -> int:
             alive += event.nbytes()
             most = max(most, alive)
     return most
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on standard error, where the profiler reports that it starts and stops."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def resident_growth(work: Callable[[], object]) -> int | None:
@@ -68,6 +84,7 @@ def main() -> None:
     torch.set_num_threads(2)
     twin = Twin(Decoder(topology, int(rows), int(columns), activation))
     given = twin.upstream.nbytes
+    twin.both()  # threads and libraries take their memory once
     resident = resident_growth(twin.both)
     allocated = peak_bytes(twin.both)
     print(

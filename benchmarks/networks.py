@@ -150,9 +150,7 @@ class Twin:
 
     def both(self) -> tuple[Tensor, ...]:
         """The gradients of all cores, by the compiled module."""
-        return torch.autograd.grad(
-            self.generator(), tuple(self.parameters.values()), self.upstream
-        )
+        return torch.autograd.grad(self.generator(), tuple(self.parameters.values()), self.upstream)
 
     def weight_by(self, contractions: Sequence[Contraction]) -> Callable[..., Tensor]:
         """The function of the cores that makes the weight with one contraction a network."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchmarks.networks import WrongResultError
+from benchmarks.peers import UnavailableError
 from benchmarks.timing import Call, in_turns, wait_for_quiet
 
+Apply = Callable[[Tensor], Tensor]
 Times = dict[str, dict[str, Any]]
 
 
@@ -33,3 +37,29 @@ class Run:
 def median(times: Mapping[str, Any]) -> float:
     """The median, in seconds, of a spread that is written down."""
     return float(times["median"])
+
+
+def forward_call(apply: Apply, x: Tensor) -> Call:
+    """A forward pass without gradients."""
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            return apply(x)
+
+    return call
+
+
+def training_call(apply: Apply, parameters: Sequence[Tensor], x: Tensor, upstream: Tensor) -> Call:
+    """A forward and a backward pass: the gradients of the input and of all parameters."""
+
+    def call() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(apply(x), (x, *parameters), upstream)
+
+    return call
+
+
+def failure(name: str, error: Exception) -> dict[str, str]:
+    """What is written down for a way that cannot be measured: the reason, in a line."""
+    first = (str(error).strip() or "no message").splitlines()[0]
+    told = isinstance(error, UnavailableError | WrongResultError)
+    return {"name": name, "reason": first if told else f"{type(error).__name__}: {first}"}
