@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-import tncompile
 from benchmarks.generate import FILL, OURS, peer_way
 from benchmarks.layers import DENSE
 from benchmarks.memory import peak_bytes
-from benchmarks.networks import VALUE_TOLERANCE, Decoder, Twin, compare
+from benchmarks.networks import VALUE_TOLERANCE, Decoder, Twin, compare, compile_text
 from benchmarks.peers import PEERS
 from benchmarks.runs import Run, failure, forward_call, training_call
 from benchmarks.timing import Call
@@ -117,7 +116,7 @@ def _grown(kind: str, order: int, bond: int, run: Run) -> dict[str, Any]:
     predicted = plan.training.peak_bytes
     if predicted > MOST_BYTES:
         return {"reason": f"{predicted / 2**30:.3g} GiB predicted, {limit} set aside"}
-    weight = tncompile.compile(text).AWeight()
+    weight = compile_text(text).AWeight()
     weight.calibrate(1.0)
     parameters = tuple(weight.parameters())
     upstream = torch.randn(2**order)

@@ -35,6 +35,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # In float32; a part of the largest entry. Gradients sum over the whole weight.
 VALUE_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 2e-3
+_TRIALS = 32  # of cotengra's search, in the process itself
 
 
 class WrongResultError(Exception):
@@ -69,9 +70,7 @@ class Decoder:
 
     def compile(self) -> Any:
         """The module that tncompile makes of it, with classes `A` and `AWeight`."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", tncompile.CompileWarning)  # padding, at random sizes
-            return tncompile.compile(self.text)
+        return compile_text(self.text)
 
 
 @dataclass(frozen=True)
@@ -101,20 +100,28 @@ class Network:
 
     @cached_property
     def paths(self) -> dict[str, Path]:
-        """Contraction paths: opt_einsum's greedy and best, and cotengra's best."""
+        """Contraction paths: opt_einsum's greedy and best, and cotengra's search."""
         import cotengra
 
         found: dict[str, Path] = {}
-        for search in ("greedy", "auto-hq"):
+        for name in ("greedy", "auto-hq"):
             path, _ = opt_einsum.contract_path(
-                self.equation, *self.shapes, shapes=True, optimize=search
+                self.equation, *self.shapes, shapes=True, optimize=name
             )
-            found[search] = tuple(path)
+            found[name] = tuple(path)
+        search = cotengra.HyperOptimizer(minimize="combo", max_repeats=_TRIALS, parallel=False)
         tree = cotengra.array_contract_tree(
-            self.inputs, self.output, dict(self.sizes), optimize="auto-hq"
+            self.inputs, self.output, dict(self.sizes), optimize=search
         )
         found["hyper"] = tuple(tree.get_path())
         return found
+
+
+def compile_text(text: str) -> Any:
+    """The module of a text whose warnings are known: padded, or larger than the weight."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tncompile.CompileWarning)
+        return tncompile.compile(text)
 
 
 class Twin:

@@ -32,7 +32,7 @@ _GENERATE = """## Generating a weight
 The three decoders of `examples/vgg16_fc2.tn`, and the same without activations. Forward is
 without gradients; forward and backward gives the gradients of all cores for a given gradient
 of the weight. A peer contracts the same cores along the fastest of three paths (greedy and
-auto-hq of opt_einsum, auto-hq of cotengra), planned before: the whole network at once where
+auto-hq of opt_einsum, the search of cotengra), planned before: the whole network at once where
 it is multilinear, otherwise stage by stage. Peaks are the allocator's, of forward and backward,
 the given gradient included, as a multiple of the weight with its gradient.
 """

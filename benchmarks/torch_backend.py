@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Threads that wait for each other take long where tests run side by side.
         torch.set_num_threads(1 if options.quick else THREADS)
         logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="cotengra")  # searches that it could have had
         # Peers call one function on every shape; each shape counts as a compilation.
         torch._dynamo.config.recompile_limit = 16
         data = benchmark(options.quick, options.seed)
