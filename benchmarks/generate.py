@@ -115,7 +115,7 @@ def _fastest(twin: Twin, name: str, searches: Sequence[str]) -> tuple[Way, Weigh
         weight = twin.weight_by([PEERS[name](network, path) for network, path in pairs])
         twin.check(weight)
         way = _way(twin, name, weight, weight, (search, search))
-        found.append((_least(way.forward), _least(way.both), search, weight))
+        found.append((_seconds(way.forward), _seconds(way.both), search, weight))
     one = min(found, key=lambda f: f[0])
     two = min(found, key=lambda f: f[1])
     way = _way(twin, name, one[3], two[3], (one[2], two[2]))
@@ -147,11 +147,8 @@ def _way(
     return Way(name, compiled, forward, both, searches)
 
 
-def _least(call: Call) -> float:
-    """The shorter of two calls, after the comparison has warmed them up."""
-    seconds = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
+def _seconds(call: Call) -> float:
+    """How long a call takes; the comparison has warmed it up."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
