@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Threads that wait for each other take long where tests run side by side.
         torch.set_num_threads(1 if options.quick else THREADS)
         logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module="cotengra")  # searches that it could have had
+        # What cotengra could search with, and what torch.compile finds odd in its peers.
+        warnings.filterwarnings("ignore", module="cotengra|torch._dynamo")
         # Peers call one function on every shape; each shape counts as a compilation.
         torch._dynamo.config.recompile_limit = 16
         data = benchmark(options.quick, options.seed)
