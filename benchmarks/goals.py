@@ -65,6 +65,16 @@ def goals(data: Data) -> list[Goal]:
     return [*_generate(data), *_apply(data), *_step(data), *_factorised(data)]
 
 
+def decoder_name(row: Data) -> str:
+    """What the decoder of a row is called.
+
+    >>> decoder_name({"decoder": "TTN(5)", "activation": "identity"})
+    'TTN(5), multilinear'
+    """
+    activation = "multilinear" if row["activation"] == "identity" else row["activation"]
+    return f"{row['decoder']}, {activation}"
+
+
 def fastest_peer(row: Data, what: str) -> tuple[str, float] | None:
     """The peer with the least median of a row, and that median in seconds."""
     peers = {n: median(t) for n, t in row[what].items() if n not in (FILL, OURS)}
@@ -76,7 +86,7 @@ def fastest_peer(row: Data, what: str) -> tuple[str, float] | None:
 
 def _generate(data: Data) -> Iterator[Goal]:
     for row in data["generate"]:
-        name = f"{row['decoder']}, {row['activation']}"
+        name = decoder_name(row)
         ours = median(row["forward"][OURS])
         limit = FILL_GOALS[row["decoder"].partition("(")[0]]
         fill = ours / median(row["forward"][FILL])
@@ -86,7 +96,7 @@ def _generate(data: Data) -> Iterator[Goal]:
         ("both", "forward and backward of", BOTH_GOAL),
     ):
         for row in data["generate"]:
-            name = f"{words} {row['decoder']}, {row['activation']}: faster than the fastest peer"
+            name = f"{words} {decoder_name(row)}: faster than the fastest peer"
             peer = fastest_peer(row, what)
             if peer is None:
                 yield Goal(name, None, limit, least=True, note="no peer")
@@ -95,7 +105,7 @@ def _generate(data: Data) -> Iterator[Goal]:
                 yield Goal(name, found, limit, least=True, note=peer[0])
     for row in data["generate"]:
         both = 2 * row["weight_bytes"]
-        name = f"peak memory of {row['decoder']}, {row['activation']}, times weight and gradient"
+        name = f"peak memory of {decoder_name(row)}, times weight and gradient"
         yield Goal(name, row["peak_bytes"][OURS] / both, MEMORY_GOAL, least=False)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import factorised
 from benchmarks.generate import FILL, OURS
-from benchmarks.goals import fastest_peer
+from benchmarks.goals import decoder_name, fastest_peer
 from benchmarks.layers import DENSE, KINDS, materialised
 from benchmarks.runs import median
 
@@ -154,7 +154,6 @@ def _summary(data: Data) -> str:
 
 
 def _generated(row: Data) -> str:
-    activation = "multilinear" if row["activation"] == "identity" else row["activation"]
     shape = "x".join(map(str, row["shape"]))
     fill = median(row["forward"][FILL])
     weight = 2 * row["weight_bytes"]
@@ -173,7 +172,7 @@ def _generated(row: Data) -> str:
         )
     rows += [(m["name"], m["reason"], "", "", "", "") for m in row["missing"]]
     head = ("", "forward", "times a fill", "forward and backward", "peak", "path")
-    title = f"### {row['decoder']}, {activation}: {shape} from {row['parameters']} numbers\n\n"
+    title = f"### {decoder_name(row)}: {shape} from {row['parameters']} numbers\n\n"
     return title + table(head, rows) + _own_process(row)
 
 
