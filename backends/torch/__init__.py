@@ -1,8 +1,9 @@
 """The PyTorch backend: readable modules that import torch and nothing else.
 
 `backend` is what the entry point names. `lowering` turns linear programs into lines of
-PyTorch, `activations` says how each activation is written, `views` holds what the
-templates see. `calibrate`, which alone imports torch, times operations.
+PyTorch, `adjoint` their backward passes, `activations` says how each activation is written;
+`views` and `stages` hold what the templates see, `text` lays out lines. `calibrate`, which
+alone imports torch, times operations.
 """
 
 from __future__ import annotations
@@ -12,18 +13,25 @@ from collections.abc import Callable, Sequence
 from tncompile.emit import ModuleProgram, environment
 from tncompile.plan.timed import Measurement, Work
 
+from . import text
 from .views import module_view
 
 
 class TorchBackend:
-    """Renders PyTorch modules; PyTorch differentiates them."""
+    """Renders PyTorch modules with their backward passes written out."""
 
     name = "torch"
 
     def render(self, program: ModuleProgram) -> str:
         """The text of a standalone module."""
         template = environment(__name__).get_template("module.py.jinja")
-        return template.render(module=module_view(program))
+        return template.render(
+            module=module_view(program),
+            code=text.code,
+            call=text.call,
+            define=text.define,
+            unpack=text.unpack,
+        )
 
     def measure(
         self,

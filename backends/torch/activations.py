@@ -1,14 +1,100 @@
-"""How each activation is written in PyTorch.
+"""How each activation and its adjoint are written in PyTorch.
 
-An activation with trained numbers is a small module of its own, kept as `act{l}`; one
-without is a plain expression of the pre-activation.
+z is the pre-activation, h the result, g the gradient of h; the adjoint makes dz, and the
+gradients of trained numbers, which are kept in a small module of their own, `act{l}`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tncompile.graph.ir import Activation
 
-_FUNCTIONS = ("elu", "gelu", "silu", "relu")
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """An activation as an expression, what its adjoint reads ("h" or "z"), and its lines.
+
+    `equation` is the derivative, for the reader.
+    """
+
+    expression: str
+    reads: str
+    adjoint: tuple[str, ...]
+    equation: str
+
+
+def formula(activation: Activation) -> Formula | None:
+    """The formula of an activation; None for the identity."""
+    constants = dict(activation.constants)
+    match activation.name:
+        case "identity":
+            return None
+        case "elu":
+            line = "dz = g * (1.0 + h.clamp(max=0.0))"
+            return Formula("functional.elu(z)", "h", (line,), "1 + min(h, 0)")
+        case "relu":
+            return Formula("functional.relu(z)", "h", ("dz = g * (h > 0)",), "1 where h > 0")
+        case "tanh":
+            return Formula("torch.tanh(z)", "h", ("dz = g * (1.0 - h * h)",), "1 - h^2")
+        case "gelu":
+            line = "dz = torch.ops.aten.gelu_backward(g, z)"
+            return Formula("functional.gelu(z)", "z", (line,), "Phi(z) + z phi(z)")
+        case "silu":
+            line = "dz = torch.ops.aten.silu_backward(g, z)"
+            return Formula("functional.silu(z)", "z", (line,), "s (1 + z (1 - s)), s = sigmoid(z)")
+        case "siren":
+            omega = repr(constants["omega"])
+            line = f"dz = g * ({omega} * torch.cos({omega} * z))"
+            return Formula(f"torch.sin({omega} * z)", "z", (line,), "omega cos(omega z)")
+        case "swish":
+            return _swish(activation)
+        case "prelu":
+            return Formula(
+                "torch.where(z >= 0, z, slope * z)",
+                "z",
+                (
+                    "dslope = (g * z.clamp(max=0.0)).sum().reshape(1)",
+                    "dz = torch.where(z >= 0, g, slope * g)",
+                ),
+                "1 where z >= 0, else slope",
+            )
+        case "rational":
+            return _rational(activation)
+        case name:
+            raise KeyError(f"the torch backend has no activation {name}")
+
+
+def _swish(activation: Activation) -> Formula:
+    learnt = bool(activation.parameters)
+    beta = "beta" if learnt else repr(dict(activation.constants)["beta"])
+    lines = [f"dz = torch.ops.aten.silu_backward(g, {beta} * z)"]
+    if learnt:
+        lines = [
+            "s = torch.sigmoid(beta * z)",
+            "dbeta = (g * z * z * s * (1.0 - s)).sum().reshape(1)",
+            "del s",
+            *lines,
+        ]
+    equation = "s (1 + beta z (1 - s)), s = sigmoid(beta z)"
+    return Formula(f"z * torch.sigmoid({beta} * z)", "z", tuple(lines), equation)
+
+
+def _rational(activation: Activation) -> Formula:
+    numerator, denominator = _coefficients(activation)
+    equation = "(a' - h b') / b, a and b the polynomials"
+    if not activation.parameters:
+        given = f"z, {numerator!r}, {denominator!r}"
+        line = f"dz = _rational_adjoint(g, {given})[0]"
+        return Formula(f"_rational({given})", "z", (line,), equation)
+    given = "z, numerator.unbind(), " + ("denominator.unbind()" if denominator else "()")
+    lines = [f"dz, dtop, dbottom = _rational_adjoint(g, {given})"]
+    top, bottom = len(numerator), len(denominator)
+    lines.append(f"dnumerator = _coefficients_adjoint(dtop, z, range({top}))")
+    if denominator:
+        lines.append(f"ddenominator = _coefficients_adjoint(dbottom, z, range(1, {bottom + 1}))")
+    lines.append("del dtop, dbottom")
+    return Formula(f"_rational({given})", "z", tuple(lines), equation)
 
 
 def module_class(activation: Activation) -> str | None:
@@ -23,29 +109,6 @@ def constructor(activation: Activation) -> str:
         return f"{module_class(activation)}({values}, **options)"
     numerator, denominator = _coefficients(activation)
     return f"_Rational({numerator!r}, {denominator!r}, **options)"
-
-
-def expression(activation: Activation, number: int, value: str) -> str:
-    """PyTorch code of the activation after stage `number`, applied to the name `value`."""
-    constants = dict(activation.constants)
-    if activation.parameters:
-        return f"self.act{number}({value})"
-    match activation.name:
-        case "identity":
-            return value
-        case "tanh":
-            return f"torch.tanh({value})"
-        case "siren":
-            return f"torch.sin({constants['omega']!r} * {value})"
-        case "swish":
-            return f"{value} * torch.sigmoid({constants['beta']!r} * {value})"
-        case "rational":
-            numerator, denominator = _coefficients(activation)
-            return f"_rational({value}, {numerator!r}, {denominator!r})"
-        case name if name in _FUNCTIONS:
-            return f"functional.{name}({value})"
-        case name:
-            raise KeyError(f"the torch backend has no activation {name}")
 
 
 def _starts(init: object) -> tuple[float, ...]:

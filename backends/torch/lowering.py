@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from textwrap import wrap
 
-from tncompile.emit.program import (
-    Instruction,
-    Load,
-    StageProgram,
-    StreamProgram,
-    WindowProgram,
-)
+from tncompile.emit.program import StreamProgram
+from tncompile.emit.stage import Instruction, Load, StageProgram, WindowProgram
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -26,64 +22,84 @@ from tncompile.plan.schedule import (
     Step,
 )
 
-_LONG_SHAPE = 12
+from .text import WIDTH, call, commented, shape_text, spread
 
 
-def shape_text(shape: tuple[int, ...]) -> str:
-    """A shape as the arguments of a call; long runs of one size are shortened.
+def load_lines(loads: Iterable[Load], again: bool = False) -> Iterator[str]:
+    """Lines that bind the cores of each parameter to its name.
 
-    >>> shape_text((2, 3)), shape_text((2,) * 20)
-    ('2, 3', '(2,) * 20')
+    `again` is for the adjoint, where a kept copy has the name already.
     """
-    if len(shape) > _LONG_SHAPE and len(set(shape)) == 1:
-        return f"({shape[0]},) * {len(shape)}"
-    return ", ".join(map(str, shape))
-
-
-def load_lines(loads: Iterable[Load]) -> Iterator[str]:
-    """Lines that bind the cores of each parameter to its name."""
     for load in loads:
         name, parameter = load.name, load.parameter
+        unbound = ".unbind()" if parameter.stacked or load.rows is not None else ""
         if load.rows is None:
-            yield f"{name} = self.{name}" + (".unbind()" if parameter.stacked else "")
+            if unbound:
+                yield f"{name} = {name}.unbind()"
             continue
         count = parameter.shape[0] if parameter.stacked else 1
-        if load.transposed:
-            yield (
-                f"{name} = self.{name}.reshape({count}, {load.columns}, {load.rows})"
-                f".mT.contiguous().unbind()  # {count} x ({load.rows}, {load.columns})"
-            )
+        if not load.transposed:
+            yield f"{name} = {name}.reshape({count}, {load.rows}, {load.columns}).unbind()"
+        elif again:
+            yield f"{name} = {name}.unbind()"
         else:
-            yield (f"{name} = self.{name}.reshape({count}, {load.rows}, {load.columns}).unbind()")
+            copied = f"{name}.reshape({count}, {load.columns}, {load.rows}).mT.contiguous()"
+            comment = f"{count} x ({load.rows}, {load.columns})"
+            yield from commented(f"{name} = keep({copied}).unbind()", comment)
 
 
 def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
     """Lines of a straight run of instructions, each with the shape that it gives.
 
     `like` is a tensor in sight whose dtype and device constants take; `n` counts the inputs
-    where there are any, `number` the slices.
+    where there are any, `number` the slices. What the adjoint reads goes through `keep`.
     """
     for instruction in instructions:
         if instruction.comment is not None:
-            yield f"# {instruction.comment}"
+            yield from (f"# {line}" for line in wrap(instruction.comment, WIDTH - 2))
         step, given = instruction.step, list(instruction.operands)
-        if isinstance(step, Contract):
-            arrangements = (step.left_arrangement, step.right_arrangement)
-            for position, arrangement in enumerate(arrangements):
-                name = given[position]
-                if arrangement.moves_data and name.startswith("t"):
-                    # A value of the tree is read once: its name lets go of it here.
-                    yield f"{name} = {_arranged(name, arrangement)}.contiguous()"
         if isinstance(step, Identity | Ones):
             given = [like]
-        code, shape = _code(step, given)
-        batch = "n" if isinstance(step, Apply | Join) and _batched(step) else None
-        yield f"{instruction.result} = {code}  # {_shape_comment(shape, batch)}"
-        if isinstance(step, Apply) and step.rows is not None and shape != step.shape:
-            name = instruction.result
-            yield f"{name} = {name}.reshape({', '.join(map(str, step.shape))})"
+        result, kept = instruction.result, instruction.kept
+        if isinstance(step, Rearrange):
+            yield from _rearrange(result, given[0], step.arrangement, kept)
+        else:
+            code, shape = _code(step, given)
+            batch = "n" if isinstance(step, Apply | Join) and _batched(step) else None
+            comment = _shape_comment(shape, batch)
+            matrix = isinstance(step, Apply) and step.rows is not None and shape != step.shape
+            if kept is not None and not matrix:
+                code = f"keep({code})"
+                comment = comment if kept == result else f"{kept}: {comment}"
+            yield from commented(f"{result} = {code}", comment)
+            if matrix:
+                code = f"{result}.reshape({', '.join(map(str, step.shape))})"
+                yield f"{result} = {code if kept is None else f'keep({code})'}"
         if instruction.dead:
             yield f"del {', '.join(instruction.dead)}"
+
+
+def _rearrange(
+    result: str, given: str, arrangement: Arrangement, kept: str | None
+) -> Iterator[str]:
+    """A copy in another order, in one line or in as many as it takes."""
+    code = f"{given}.reshape({shape_text(arrangement.view)})"
+    axes = [str(axis) for axis in arrangement.axes]
+    flat = ".reshape(-1)" if kept is None else ""
+    whole = f"{result} = {code}.permute({', '.join(axes)}).reshape(-1)"
+    if len(whole) <= WIDTH - 6:
+        code = whole.partition(" = ")[2]
+        yield f"{result} = {code if kept is None else f'keep({code})'}"
+        return
+    yield from spread(f"{result} = {given}.reshape(", _sizes(arrangement.view), ")").split("\n")
+    yield from call(f"{result} = {result}.permute(", axes, f"){flat}").split("\n")
+    if kept is not None:
+        yield f"{result} = keep({result}.reshape(-1))"
+
+
+def _sizes(shape: tuple[int, ...]) -> list[str]:
+    text = shape_text(shape)
+    return [text] if "*" in text else text.split(", ")
 
 
 def _batched(step: Apply | Join) -> bool:
@@ -118,11 +134,10 @@ def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
             code = f"{rows}.reshape(n, {step.inner}) @ {matrix}.reshape({step.outer}, {step.inner})"
             return f"{code}.mT", (1, step.outer)
         case Select():
-            where = "number" if step.every == 1 else f"number // {step.every}"
             code = f"{given[0]}.reshape({step.left}, {step.size}, {step.right})"
-            return f"{code}[:, {where} % {step.size}].contiguous()", step.shape
+            return f"{code}[:, {slice_number(step)}].contiguous()", step.shape
         case Kron():
-            return f"_kron({given[0]}, {given[1]})", step.shape
+            return f"torch.kron({given[0]}, {given[1]})", step.shape
         case Identity():
             return f"_identity({step.size}, {given[0]})", step.shape
         case Ones():
@@ -133,10 +148,14 @@ def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
             return _apply(step, *given)
         case Contract():
             return _contract(step, *given)
-        case Rearrange():
-            return f"{_arranged(given[0], step.arrangement)}.reshape(-1)", step.shape
         case _:
             raise AssertionError(f"{type(step).__name__} makes no line")
+
+
+def slice_number(step: Select) -> str:
+    """The position that a slice takes, by its number."""
+    where = "number" if step.every == 1 else f"number // {step.every}"
+    return f"{where} % {step.size}"
 
 
 def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
@@ -164,38 +183,34 @@ def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
 
 def _contract(step: Contract, left: str, right: str) -> tuple[str, tuple[int, ...]]:
     """One product; operands that only need another view of their axes are viewed so here."""
-    batch, rows, inner, columns = step.batch, step.rows, step.inner, step.columns
-    shapes: tuple[tuple[int, ...], ...] = ((batch, rows, inner), (batch, inner, columns))
-    if batch == 1:
-        shapes = ((rows, inner), (inner, columns))
-    one, other = (
-        _viewed(name, arrangement, shape)
-        for name, arrangement, shape in zip(
-            (left, right), (step.left_arrangement, step.right_arrangement), shapes, strict=True
-        )
-    )
-    if batch == 1:
-        return f"{one} @ {other}", (rows, columns)
+    one, other = contract_operands(step, left, right)
+    if step.batch == 1:
+        return f"{one} @ {other}", (step.rows, step.columns)
     return f"torch.bmm({one}, {other})", step.shape
 
 
+def contract_operands(step: Contract, left: str, right: str) -> tuple[str, str]:
+    """Both operands as the matrices of the product."""
+    lead = () if step.batch == 1 else (step.batch,)
+    return (
+        _viewed(left, step.left_arrangement, (*lead, step.rows, step.inner)),
+        _viewed(right, step.right_arrangement, (*lead, step.inner, step.columns)),
+    )
+
+
 def _viewed(name: str, arrangement: Arrangement, shape: tuple[int, ...]) -> str:
-    """An operand in the shape of a product: reshaped, and permuted first if that is a view."""
-    reshaped = f".reshape({', '.join(map(str, shape))})"
-    stays = list(arrangement.axes) == sorted(arrangement.axes)
-    if stays or (arrangement.moved and name.startswith("t")):
-        return name + reshaped
-    permuted = _arranged(name, arrangement)
-    sizes = tuple(arrangement.view[axis] for axis in arrangement.axes)
-    return permuted if sizes == shape else permuted + reshaped
-
-
-def _arranged(name: str, arrangement: Arrangement) -> str:
+    """An operand in the shape of a product, as a view."""
+    if arrangement.stays:
+        return f"{name}.reshape({', '.join(map(str, shape))})"
+    if arrangement.swapped:
+        *lead, rows, columns = shape
+        return f"{name}.reshape({', '.join(map(str, (*lead, columns, rows)))}).mT"
     axes = ", ".join(map(str, arrangement.axes))
-    return f"{name}.reshape({shape_text(arrangement.view)}).permute({axes})"
+    permuted = f"{name}.reshape({shape_text(arrangement.view)}).permute({axes})"
+    return f"{permuted}.reshape({', '.join(map(str, shape))})"
 
 
-def stream_lines(stream: StreamProgram, shape: tuple[int, ...]) -> Iterator[str]:
+def row_lines(stream: StreamProgram, shape: tuple[int, ...]) -> Iterator[str]:
     """Lines that make rows `first` to `last` (exclusive) of the weight from matrix and state."""
     columns, right = math.prod(shape[1:]), stream.right
     rest = ", ".join(map(str, shape[1:]))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import wrap
 
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
 from tncompile.emit.environment import literal
-from tncompile.emit.program import StageProgram
+from tncompile.emit.program import Run
 from tncompile.graph.ir import CoreKind, Init, NearIdentity, Normal, Parameter, Uniform
-from tncompile.graph.network import root_wire_count
 from tncompile.graph.targets import Conv2d
 from tncompile.plan import LayerPlan
-from tncompile.plan.schedule import Identity, Ones, Schedule
+from tncompile.plan.schedule import Identity, Kron, Ones, Schedule, trained_values
 
 from . import activations
-from .lowering import entry_lines, lines, load_lines, shape_text, stream_lines
+from .lowering import entry_lines
+from .stages import RunView, StageView, StreamView, run_view, stage_view, stream_view
+from .text import shape_text
 
 _COMMENT_WIDTH = 90
 _DRAWN: dict[type, str] = {
@@ -41,60 +43,6 @@ class ParameterView:
     comment: str
     init: str
     init_comment: str
-
-
-@dataclass(frozen=True, slots=True)
-class StageView:
-    """One stage as a method."""
-
-    number: int
-    statements: str
-    wires_in: int
-    wires_out: int
-    size_out: int
-    takes_state: bool
-    start: tuple[str, ...]
-    loads: tuple[str, ...]
-    lines: tuple[str, ...]
-    readout: tuple[str, ...]
-    matrices: str  # the names of the window matrices of a split readout
-    window_count: int
-    result: str
-    activation: str
-    activation_name: str
-    activation_module: str | None
-    carriers: str
-    carrier_uses: int
-    slice_count: int  # 0 where the layer is not a sum of slices
-
-
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """Stages of the trunk that stand together in it, or in a method of their own."""
-
-    name: str
-    recomputed: bool
-    stages: tuple[StageView, ...]
-
-    @property
-    def takes_state(self) -> bool:
-        """Whether a state comes in."""
-        return self.stages[0].takes_state
-
-
-@dataclass(frozen=True, slots=True)
-class StreamView:
-    """The last stage in blocks of rows."""
-
-    start: tuple[str, ...]
-    loads: tuple[str, ...]
-    lines: tuple[str, ...]
-    row_lines: tuple[str, ...]
-    matrix: str
-    operand: str
-    inner: int
-    right: int
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +75,24 @@ class LayerView:
     attributes: tuple[str, ...]
     padding: str
     padding_amounts: str | None
+    stream_padding: str | None
     stride_area: int
     trunk: tuple[RunView, ...]
-    last_recomputed: bool
+    last_again: RunView | None
     contract: StageView | None
     stream: StreamView | None
     mode_tables: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[RunView, ...]:
+        """Stages that are recomputed, each run a class of its own."""
+        own = tuple(run for run in self.trunk if run.recomputed)
+        return own if self.last_again is None else (*own, self.last_again)
+
+    @property
+    def last_function(self) -> str:
+        """The function that makes the weight."""
+        return self.last.function if self.last_again is None else self.last_again.function
 
     @property
     def hidden(self) -> tuple[StageView, ...]:
@@ -158,20 +118,10 @@ class ModuleView:
     layers: tuple[LayerView, ...]
     activation_classes: tuple[str, ...]
     plain_rational: bool
+    krons: frozenset[str]
     mixers: bool
     constants: bool
     decision_lines: tuple[str, ...]
-
-    @property
-    def recomputes(self) -> bool:
-        """Whether anything is run again in the backward pass."""
-        return any(
-            layer.stream is not None
-            or layer.last_recomputed
-            or any(run.recomputed for run in layer.trunk)
-            or any(stage.slice_count for stage in layer.stages)
-            for layer in self.layers
-        )
 
     @property
     def other_modes(self) -> bool:
@@ -200,6 +150,7 @@ def module_view(program: ModuleProgram) -> ModuleView:
         layers=tuple(_layer(layer) for layer in program.layers),
         activation_classes=tuple(sorted(name for name in classes if name is not None)),
         plain_rational=any(a.name == "rational" for a in used),
+        krons=frozenset(_krons(program)),
         constants=any(
             isinstance(step, Identity | Ones)
             for layer in program.layers
@@ -211,6 +162,17 @@ def module_view(program: ModuleProgram) -> ModuleView:
             line for key, text in program.decisions for line in _decision_lines(key, text)
         ),
     )
+
+
+def _krons(program: ModuleProgram) -> Iterator[str]:
+    """Which of its operands need a gradient, for each Kronecker product."""
+    for layer in program.layers:
+        for schedule in _schedules(layer.plan):
+            trained = trained_values(schedule.steps)
+            for step in schedule.steps:
+                if isinstance(step, Kron):
+                    sides = [s for s in ("left", "right") if getattr(step, s) in trained]
+                    yield " ".join(sides)
 
 
 def _decision_lines(key: str, text: str) -> list[str]:
@@ -242,8 +204,13 @@ def _layer(program: LayerProgram) -> LayerView:
     amounts, padding = None, "self.padding"
     if isinstance(target, Conv2d) and target.padding_mode != "zeros":
         amounts, padding = repr(target.padding_amounts), "0"
-    like = f"self.{names[0]}"
-    stages = tuple(_stage(s, like) for s in program.stages)
+    again = {n for r in program.trunk if r.recomputed for n in range(r.first, r.last + 1)}
+    again |= {len(program.stages)} if program.last_recomputed else set()
+    stages = tuple(
+        stage_view(s, layer, again=number in again)
+        for number, s in enumerate(program.stages, start=1)
+    )
+    last_run = Run(len(stages), len(stages), recomputed=True)
     used = _used_modes(program.plan)
     return LayerView(
         name=layer.name,
@@ -272,18 +239,12 @@ def _layer(program: LayerProgram) -> LayerView:
         attributes=_attributes(target),
         padding=padding,
         padding_amounts=amounts,
+        stream_padding=_stream_padding(target),
         stride_area=math.prod(getattr(target, "stride", ())),
-        trunk=tuple(
-            RunView(
-                name=f"layers{run.first}_{run.last}",
-                recomputed=run.recomputed,
-                stages=stages[run.first - 1 : run.last],
-            )
-            for run in program.trunk
-        ),
-        last_recomputed=program.last_recomputed,
-        contract=_contract(program, like, used),
-        stream=_stream(program, like, used),
+        trunk=tuple(run_view(run, stages, layer) for run in program.trunk),
+        last_again=run_view(last_run, stages, layer) if program.last_recomputed else None,
+        contract=_contract(program, used),
+        stream=_stream(program, used),
         mode_tables=_mode_tables(program.plan, used),
     )
 
@@ -293,27 +254,16 @@ def _used_modes(plan: LayerPlan) -> set[str]:
     return {mode for a in plan.applications for mode in (a.mode, a.training_mode, a.cached_mode)}
 
 
-def _contract(program: LayerProgram, like: str, used: set[str]) -> StageView | None:
+def _contract(program: LayerProgram, used: set[str]) -> StageView | None:
     if program.contract is None or "contract" not in used:
         return None
-    return _stage(program.contract, like)
+    return stage_view(program.contract, program.layer, "Contract")
 
 
-def _stream(program: LayerProgram, like: str, used: set[str]) -> StreamView | None:
-    stream = program.stream
-    if stream is None or "stream" not in used:
+def _stream(program: LayerProgram, used: set[str]) -> StreamView | None:
+    if program.stream is None or "stream" not in used:
         return None
-    return StreamView(
-        start=tuple(load_lines(stream.stage.start)),
-        loads=tuple(load_lines(stream.stage.loads)),
-        lines=tuple(lines(stream.stage.instructions, like)),
-        row_lines=tuple(stream_lines(stream, program.layer.target.weight_shape)),
-        matrix=stream.matrix,
-        operand=stream.operand,
-        inner=stream.inner,
-        right=stream.right,
-        rows=stream.rows,
-    )
+    return stream_view(program.stream, program.layer)
 
 
 def _mode_tables(plan: LayerPlan, used: set[str]) -> tuple[str, ...]:
@@ -332,6 +282,14 @@ def _mode_tables(plan: LayerPlan, used: set[str]) -> tuple[str, ...]:
         pairs = ", ".join(f'({batch}, "{mode}")' for batch, mode in changes)
         found.append(f"{name} = ({pairs}{',' if len(changes) == 1 else ''})")
     return tuple(found)
+
+
+def _stream_padding(target: object) -> str | None:
+    """Padding that is put around an input before it is used block by block."""
+    if isinstance(target, Conv2d) and isinstance(target.padding, str):
+        amounts = target.padding_amounts
+        return repr(amounts) if any(amounts) and target.padding_mode == "zeros" else None
+    return None
 
 
 def _attributes(target: object) -> tuple[str, ...]:
@@ -363,40 +321,3 @@ def _init(name: str, init: Init) -> str:
             return f"_near_identity_({name}, {init.size}, std={init.std!r})"
         case _:
             raise AssertionError("activations initialise their own parameters")
-
-
-def _stage(program: StageProgram, like: str) -> StageView:
-    stage = program.stage
-    activation = stage.activation
-    last = activation is None
-    module = None
-    if activation is not None and activation.parameters:
-        module = activations.constructor(activation)
-    names = [w.name for w in program.windows]
-    return StageView(
-        number=stage.number,
-        statements=clean_comment("; ".join(program.statements)),
-        wires_in=len(stage.incoming) or root_wire_count(stage),
-        wires_out=len(stage.outgoing),
-        size_out=program.outgoing_size,
-        takes_state=bool(stage.incoming),
-        start=tuple(load_lines(program.start)),
-        loads=tuple(load_lines(program.loads)),
-        lines=tuple(lines(program.instructions, like)),
-        readout=tuple(lines(program.readout, like)),
-        matrices=_tuple_text(names) if len(names) == 1 else ", ".join(names),
-        window_count=len(names),
-        result=program.result,
-        activation="x"
-        if activation is None
-        else activations.expression(activation, stage.number, "x"),
-        activation_name="linear" if last or activation is None else activation.name,
-        activation_module=module,
-        carriers=_tuple_text([f"self.{p.name}" for p in program.carriers]),
-        carrier_uses=program.carrier_uses,
-        slice_count=math.prod(slices) if (slices := program.plan.schedule.slices) else 0,
-    )
-
-
-def _tuple_text(names: list[str]) -> str:
-    return f"({names[0]},)" if len(names) == 1 else f"({', '.join(names)})"

@@ -1,8 +1,9 @@
 """From plans to text.
 
-`program` turns schedules into linear programs with names, `environment` is the strict
-Jinja environment, `safety` the allow-list for what comes out, `backend` the protocol that
-plug-ins implement and the place where they are found.
+`program` turns plans into linear programs with names, stage by stage (`stage`), `adjoint`
+writes their backward passes. `environment` is the strict Jinja environment, `safety` the
+allow-list for what comes out, `backend` the protocol that plug-ins implement and the place
+where they are found.
 """
 
 from tncompile.emit.backend import (

@@ -16,7 +16,12 @@ from tncompile.graph.targets import Conv2d, Linear
 from tncompile.plan.choose import Chooser
 from tncompile.plan.contract import Groups, contract_schedule, fastest_sections, halves
 from tncompile.plan.cuts import Sweep, swept_sections, window_schedule
-from tncompile.plan.generator import add_loads, generator_tape, parameter_entries
+from tncompile.plan.generator import (
+    add_loads,
+    generator_tape,
+    held_values,
+    parameter_entries,
+)
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.results import Application, Cost, Use
 from tncompile.plan.rows import Row
@@ -200,7 +205,7 @@ def _contract(
         ops=tuple(tape.ops[begin:]),
         incoming=state,
         result=made[-1],
-        held=loaded | {made[w.matrix] for w in schedule.windows},
+        held=loaded | held_values(tape, begin, schedule, made),
         schedule_ops=len(tape.ops) - begin,
         parameters=parameter_entries(layer, last),
     )
@@ -238,7 +243,7 @@ def stream_costs(
         incoming=state,
         result=operand,
         schedule_ops=len(tape.ops) - begin,
-        held=loaded | frozenset({matrix, *(made[w.matrix] for w in stream.schedule.windows[:-1])}),
+        held=loaded | held_values(tape, begin, stream.schedule, made),
         parameters=parameter_entries(layer, stage),
     )
     whole = (*parts, part)

@@ -1,175 +1,78 @@
-"""Activations on a tape: the elementwise operations that backends write for each.
+"""Activations on a tape: one operation each, as backends write them.
 
-PyTorch's autograd decides what each operation keeps: its argument (sin, elu), its result
-(tanh, sigmoid), both factors of a product.
+What each takes is that of its formula: passes over the state, values alive on the way, and
+what the backward pass reads, the argument z or the result.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from tncompile.graph.ir import Activation
 from tncompile.plan.tape import Op, Storage, Tape
 from tncompile.plan.work import Pass
 
-_KEEPS_RESULT = ("relu", "tanh")
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """An activation and its adjoint, both in passes over the state.
+
+    `scratch` counts values alive besides the argument and the result at most, `adjoint_scratch`
+    those besides what is kept and the gradient that comes in, the one that is made included.
+    """
+
+    passes: int
+    scratch: float
+    keeps_result: bool
+    adjoint_passes: int
+    adjoint_scratch: float
+
+
+_FORMULAS = {
+    "elu": Formula(1, 0, True, 3, 2),
+    "relu": Formula(1, 0, True, 2, 1.25),  # a mask has one byte an entry
+    "tanh": Formula(1, 0, True, 3, 2),
+    "gelu": Formula(1, 0, False, 1, 1),
+    "silu": Formula(1, 0, False, 1, 1),
+    "siren": Formula(2, 1, False, 4, 2),
+    "prelu": Formula(3, 1.25, False, 5, 2.25),
+}
+
+
+def formula(activation: Activation) -> Formula:
+    """What an activation takes."""
+    learnt = bool(activation.parameters)
+    match activation.name:
+        case "swish":
+            return Formula(3, 1, False, 8 if learnt else 2, 4 if learnt else 2)
+        case "rational":
+            names = [name[0] for name, _ in activation.constants]
+            tops, bottoms = names.count("a"), names.count("b")
+            sums = 3 * (tops + bottoms) if learnt else 0
+            return Formula(2 * (tops + bottoms), 3, False, 4 * (tops + bottoms) + sums, 6)
+        case name:
+            return _FORMULAS[name]
 
 
 def add_activation(tape: Tape, activation: Activation, state: Storage) -> Storage:
     """Apply an activation to a state; the storage of its result."""
-    learnt = [tape.core(-1, p.size) for p in activation.parameters]
-    match activation.name:
-        case "identity":
-            return state
-        case "siren":  # the derivative is a cosine, made anew
-            return _unary(tape, _scaled(tape, state), "argument", temporaries=1)
-        case "swish":
-            inner = _scaled(tape, state, *learnt)
-            return _times(tape, state, _unary(tape, inner, "result"))
-        case "prelu":
-            return _prelu(tape, state, learnt[0])
-        case "rational":
-            names = [name[0] for name, _ in activation.constants]
-            return _rational(tape, state, learnt, names.count("a"), names.count("b"))
-        case name:
-            return _unary(tape, state, "result" if name in _KEEPS_RESULT else "argument")
-
-
-def _unary(tape: Tape, x: Storage, keeps: str, temporaries: int = 0) -> Storage:
-    """An elementwise function that keeps its argument or its result."""
-    size = tape.sizes[x]
+    if activation.name == "identity":
+        return state
+    size = tape.sizes[state]
+    found = formula(activation)
     made = tape.storage(size, True)
-    backward = (Pass(2 * size, size, size),) * (1 + temporaries)
+    each = Pass(2 * size, size, size)
     tape.ops.append(
         Op(
             label="activation",
-            reads=(x,),
+            reads=(state,),
             makes=made,
-            forward=(Pass(size, size, size),),
-            backward=backward,
+            forward=(Pass(size, size, size),) * found.passes,
+            backward=(each,) * found.adjoint_passes,
             gradients=(size,),
-            saves=(x if keeps == "argument" else made,),
-            backward_scratch=size * temporaries,
+            saves=(made if found.keeps_result else state,),
+            scratch=int(size * found.scratch),
+            backward_scratch=int(size * (found.adjoint_scratch - 1)),
         )
     )
     return made
-
-
-def _scaled(tape: Tape, x: Storage, factor: Storage | None = None) -> Storage:
-    """A state times a number: a constant, or a trained one."""
-    size = tape.sizes[x]
-    made = tape.storage(size, True)
-    backward = [Pass(size, size, size)]
-    if factor is not None:  # the whole product, then its sum
-        backward += [Pass(2 * size, size, size), Pass(size, 1, size)]
-    tape.ops.append(
-        Op(
-            label="activation",
-            reads=(x,) if factor is None else (x, factor),
-            makes=made,
-            forward=(Pass(size, size, size),),
-            backward=tuple(backward),
-            gradients=(size,) if factor is None else (size, 1),
-            saves=() if factor is None else (x, factor),
-            backward_scratch=0 if factor is None else size,
-        )
-    )
-    return made
-
-
-def _times(
-    tape: Tape, x: Storage, y: Storage, holds: tuple[Storage, ...] = (), divide: bool = False
-) -> Storage:
-    """The product, or the quotient, of two states."""
-    size = tape.sizes[x]
-    made = tape.storage(size, True)
-    passes = 5 if divide else 2  # g / y and -g x / y / y
-    tape.ops.append(
-        Op(
-            label="activation",
-            reads=(x, y),
-            makes=made,
-            forward=(Pass(2 * size, size, size),),
-            backward=(Pass(2 * size, size, size),) * passes,
-            gradients=(size, size),
-            saves=(x, y),
-            holds=holds,
-            backward_scratch=size if divide else 0,
-        )
-    )
-    return made
-
-
-def _shifted(
-    tape: Tape, x: Storage, constant: Storage | None = None, holds: tuple[Storage, ...] = ()
-) -> Storage:
-    """A state plus a number; its gradient is the result's."""
-    size = tape.sizes[x]
-    made = tape.storage(size, True)
-    backward = () if constant is None else (Pass(size, 1, size),)
-    tape.ops.append(
-        Op(
-            label="activation",
-            reads=(x,) if constant is None else (x, constant),
-            makes=made,
-            forward=(Pass(size, size, size),),
-            backward=backward,
-            gradients=(0,) if constant is None else (0, 1),
-            holds=holds,
-        )
-    )
-    return made
-
-
-def _prelu(tape: Tape, x: Storage, slope: Storage) -> Storage:
-    """X where x >= 0, slope * x elsewhere."""
-    size = tape.sizes[x]
-    below = _scaled(tape, x, slope)
-    made = tape.storage(size, True)
-    tape.ops.append(
-        Op(
-            label="activation",
-            reads=(x, below),
-            makes=made,
-            forward=(Pass(size, size // 4, size), Pass(2 * size, size, size)),
-            backward=(Pass(size, size, size),) * 2,
-            gradients=(size, size),
-            mask=size,
-        )
-    )
-    return made
-
-
-def _rational(tape: Tape, x: Storage, learnt: list[Storage], tops: int, bottoms: int) -> Storage:
-    """A quotient of two polynomials by Horner's rule; `tops` and `bottoms` count coefficients."""
-    top = _horner(tape, x, tops, learnt[0] if learnt else None, ())
-    below = None
-    if bottoms:
-        factor = learnt[1] if learnt else None
-        # The denominator's constant term is the number 0, to which 1 is added.
-        below = _horner(tape, x, bottoms, factor, (top,), constant_term=False)
-        below = _shifted(tape, below, holds=(top,))
-    if below is None:
-        return _scaled(tape, top)
-    return _times(tape, top, below, divide=True)
-
-
-def _horner(
-    tape: Tape,
-    x: Storage,
-    coefficients: int,
-    factor: Storage | None,
-    holds: tuple[Storage, ...],
-    constant_term: bool = True,
-) -> Storage:
-    """A polynomial; every partial value stays in sight until the next one is made."""
-    value = _scaled(tape, x, factor)
-    before: tuple[Storage, ...] = ()
-    steps = coefficients - 1 if constant_term else coefficients
-    for number in range(steps):
-        last = number == steps - 1
-        trained = None if last and not constant_term else factor
-        following = _shifted(tape, value, trained, (*holds, *before))
-        if last:
-            return following
-        value = _times(tape, following, x, (*holds, following))
-        before = (following,)
-    return value

@@ -45,14 +45,24 @@ def stage_part(
         ops=tuple(tape.ops[begin:]),
         incoming=state,
         result=result,
-        held=loaded | {made[window.matrix] for window in schedule.windows},
+        held=loaded | held_values(tape, begin, schedule, made),
         parameters=parameter_entries(layer, stage),
-        slices=math.prod(schedule.slices),
-        argument=None if result == made[-1] else made[-1],
         schedule_ops=schedule_ops,
-        slice_ops=schedule_ops if schedule.slices else 0,
-        slice_entries=tape.sizes[made[-1]],
+        slices=math.prod(schedule.slices),
+        sliced=bool(schedule.slices),
+        slice_entries=tape.sizes[made[-1]] if schedule.slices else 0,
     )
+
+
+def held_values(
+    tape: Tape, begin: int, schedule: Schedule, made: Sequence[Storage]
+) -> frozenset[Storage]:
+    """The matrices of a window plan: each has a name of its own to the end."""
+    if schedule.kind == "tree":
+        return frozenset()
+    windows = {made[window.matrix] for window in schedule.windows}
+    constants = {op.makes for op in tape.ops[begin:] if op.lasting or op.label == "constant"}
+    return frozenset(windows | constants)
 
 
 def add_loads(tape: Tape, layer: Layer, stage: Stage, steps: Sequence[Step]) -> frozenset[Storage]:
@@ -84,9 +94,9 @@ def part_works(part: Part) -> tuple[list[Work], list[Work]]:
     """
     forward: list[Work] = [work for op in part.ops for work in op.forward]
     backward: list[Work] = [work for op in reversed(part.ops) for work in op.backward]
-    if part.slice_ops:
+    if part.sliced:
         entries = part.slice_entries
-        own = part.ops[: part.slice_ops]
+        own = part.ops[: part.schedule_ops]
         more = part.slices - 1
         once = [work for op in own for work in op.forward]
         forward += more * [*once, Pass(2 * entries, entries, entries)]

@@ -1,15 +1,15 @@
 """Liveness: how many bytes are alive at every operation of a forward and a backward pass.
 
-A storage is alive from the operation that makes it to its last use in the forward pass, and
-further to the backward operation of the last one that keeps it. Stages whose operations are
-recomputed keep their incoming state alone. Parameters are counted apart.
+A stage runs forward and keeps what its adjoint reads, alive until the adjoint is done; its
+incoming state is kept by the one before it. Stages that are recomputed keep their incoming
+state alone, and run forward again first. Parameters are counted apart.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tncompile.plan.tape import Op, Storage, Tape
 
@@ -19,9 +19,10 @@ class Part:
     """Operations of a tape that are kept or recomputed as one: a stage and its activation.
 
     `incoming` is the state that comes in, `result` the storage that goes out; `held` are
-    storages that the stage's code has a name for to its end; `parameters` are the entries of
-    each of its parameters. The first `slice_ops` operations are carried
-    out once for each of `slices` slices, which are summed; their values are never kept.
+    storages that the stage's code has a name for to the end of its schedule, whose operations
+    are the first `schedule_ops`; `parameters` are the entries of each of its parameters. With
+    `sliced` they are carried out once for each of `slices` slices, which are summed; their
+    values are never kept. `slice_entries` are those of the result of a slice.
     """
 
     stage: int
@@ -30,11 +31,10 @@ class Part:
     result: Storage
     held: frozenset[Storage]
     parameters: tuple[int, ...]
-    argument: Storage | None = None  # of the activation
-    schedule_ops: int = 0  # the operations of the stage's schedule come first
+    schedule_ops: int
     slices: int = 1
-    slice_ops: int = 0
-    slice_entries: int = 0  # of the result of a slice
+    sliced: bool = False
+    slice_entries: int = 0
 
     @property
     def gradients(self) -> int:
@@ -42,14 +42,28 @@ class Part:
         return sum(self.parameters)
 
     @property
-    def kept_ops(self) -> tuple[Op, ...]:
-        """The operations that keep values for the backward pass."""
-        return self.ops[self.slice_ops :]
+    def kept(self) -> frozenset[Storage]:
+        """What the forward pass keeps for the adjoint, besides the states in and out."""
+        ops = self.ops[self.schedule_ops :] if self.sliced else self.ops
+        saved = {s for op in ops for s in op.saves}
+        return frozenset(saved - {self.incoming, self.result})
+
+    @property
+    def needed_ops(self) -> tuple[Op, ...]:
+        """The operations up to the last value that is kept: what recomputing carries out."""
+        return needed(self.ops)
+
+
+def needed(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """The operations up to the last that makes what one of them keeps."""
+    saved = {s for op in ops for s in op.saves}
+    last = max((k for k, op in enumerate(ops) if op.makes in saved), default=-1)
+    return ops[: last + 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Entries and masks alive at an operation of a part."""
+    """Entries alive at an operation of a part."""
 
     phase: str
     stage: int
@@ -62,8 +76,8 @@ class Segment:
     """Neighbouring parts as one: what a pass over them keeps alive, in bytes.
 
     `forward` and `backward` are all moments, counted without what other segments keep;
-    `saved` stays alive between the two. All bytes include the incoming state where it is
-    kept, and none the outgoing one, except for the last segment.
+    `saved` stays alive between the two. All bytes include the incoming state, and none the
+    outgoing one, except for the last segment.
     """
 
     first: int
@@ -84,194 +98,144 @@ class Segment:
         return max((m.bytes for m in self.backward), default=0)
 
 
-class _Alive:
-    """Counts the bytes alive while operations run."""
-
-    def __init__(self, tape: Tape, itemsize: int) -> None:
-        self.tape = tape
-        self.itemsize = itemsize
-        self.storages: set[Storage] = set()
-        self.masks: dict[Storage, int] = {}
-        self.gradients: Counter[Storage] = Counter()  # bytes of each storage's gradient
-        self.extra = 0  # bytes alive besides
-
-    def bytes(self, scratch: int = 0) -> int:
-        """Bytes alive now, with `scratch` entries besides."""
-        apart = self.tape.outside
-        entries = sum(
-            self.tape.sizes[s] for s in self.storages if s not in self.tape.cores and s not in apart
-        )
-        masks = sum(self.masks.values())
-        return (
-            (entries + scratch) * self.itemsize
-            + masks
-            + sum(count for s, count in self.gradients.items() if s not in apart)
-            + self.extra
-        )
-
-
 def run_segment(
     tape: Tape, parts: tuple[Part, ...], itemsize: int, recomputed: bool, final: int | None
 ) -> Segment:
-    """The liveness of neighbouring parts.
+    """The liveness of neighbouring parts: of one, or of several that are recomputed.
 
     `final` is None, or the entries of the weight behind the last part: then the result and
     its gradient are held by the caller throughout.
     """
-    now = _Alive(tape, itemsize)
-    kept = set() if recomputed else _kept(parts)
-    forward = list(_forward(now, parts, kept, as_one=recomputed))
-    result = parts[-1].result
-    incoming = parts[0].incoming
-    outside = set() if final is not None else {result}
-    if recomputed and incoming is not None:
-        now.storages.add(incoming)
-    saved = _without(now, outside)
-    backward = list(_backward(now, parts, recomputed, final, result))
+    assert recomputed or len(parts) == 1
+    last = parts[-1]
+    incoming = _sizes(tape, {parts[0].incoming})
+    forward: list[Live] = []
+    for part in parts:
+        # What runs as one holds its first incoming state to the end.
+        beside = 0 if part is parts[0] else incoming
+        kept = frozenset() if recomputed else part.kept
+        forward += [
+            Live("forward", part.stage, label, itemsize * (beside + entries))
+            for label, entries in _forward(tape, part, kept)
+        ]
+    saved = incoming if recomputed else incoming + _sizes(tape, last.kept)
+    result = 0 if final is None else _sizes(tape, {last.result})
+    backward = []
+    base = saved + result + (final or 0)
+    given = _sizes(tape, {last.result})  # the gradient that comes in
+    if final is not None and final == given:
+        given = 0  # the one that the caller holds
+    elif final is not None:  # cropped: it is padded first
+        backward.append(("crop", last.stage, base + given))
+    base += given
+    if recomputed:
+        # Each stage again, with what its adjoint reads, and the states between them.
+        for part in parts:
+            again = "{}, again".format
+            for label, entries in _forward(tape, part, part.kept, part.needed_ops):
+                inside = _sizes(tape, {part.incoming}) if part is not parts[0] else incoming
+                backward.append((again(label), part.stage, base + entries - inside))
+            base += _sizes(tape, part.kept)
+            if part is not last or part.result in {s for op in part.ops for s in op.saves}:
+                base += _sizes(tape, {part.result})
+    for part in reversed(parts):
+        # With a view of the gradient that came in, its adjoint begins without one of its own.
+        for label, entries in _adjoint(tape, part):
+            backward.append((label, part.stage, base + entries))
+        base += part.gradients
+        if part is not parts[0]:  # the gradient that goes on to the part before
+            base += _sizes(tape, {part.incoming})
     return Segment(
-        parts[0].stage, parts[-1].stage, recomputed, tuple(forward), tuple(backward), saved
+        parts[0].stage,
+        last.stage,
+        recomputed,
+        tuple(forward),
+        tuple(Live("backward", stage, label, itemsize * n) for label, stage, n in backward),
+        itemsize * saved,
     )
-
-
-def _without(now: _Alive, outside: set[Storage]) -> int:
-    """Bytes alive, what the next segment answers for left out."""
-    there = now.storages & outside
-    now.storages -= there
-    count = now.bytes()
-    now.storages |= there
-    return count
 
 
 def inference_peak(tape: Tape, parts: tuple[Part, ...], itemsize: int) -> int:
     """Most bytes alive in the forward pass of neighbouring parts, nothing being kept."""
-    now = _Alive(tape, itemsize)
-    return max((live.bytes for live in _forward(now, parts, set(), as_one=False)), default=0)
+    peaks = (n for part in parts for _, n in _forward(tape, part, frozenset()))
+    return itemsize * max(peaks, default=0)
 
 
-def _kept(parts: tuple[Part, ...]) -> set[Storage]:
-    """What operations keep for the backward pass."""
-    kept = {s for part in parts for op in part.kept_ops for s in op.saves}
-    return kept | {p.incoming for p in parts if p.slice_ops and p.incoming is not None}
+def _sizes(tape: Tape, storages: set[Storage | None] | set[Storage] | frozenset[Storage]) -> int:
+    """Entries of storages, without those counted apart."""
+    return sum(
+        tape.sizes[s]
+        for s in storages
+        if s is not None and s not in tape.cores and s not in tape.outside
+    )
 
 
 def _forward(
-    now: _Alive, parts: tuple[Part, ...], kept: set[Storage], as_one: bool
-) -> Iterator[Live]:
-    """The forward pass; afterwards `now` holds what is kept, and the result.
-
-    Parts run `as_one` are called as one, by who holds the first incoming state to the end.
-    """
-    first = parts[0].incoming if as_one else None
-    for part in parts:
+    tape: Tape, part: Part, kept: frozenset[Storage], ops: tuple[Op, ...] | None = None
+) -> Iterator[tuple[str, int]]:
+    """The forward pass: each operation with the entries alive, the incoming state included."""
+    ops = part.ops if ops is None else ops
+    alive: set[Storage] = set() if part.incoming is None else {part.incoming}
+    stays = kept | {part.result} | alive
+    last_use = {s: k for k, op in enumerate(ops) for s in op.reads}
+    for number, op in enumerate(ops):
+        inside = number < part.schedule_ops
+        alive.add(op.makes)
         # The sum of the slices so far, and the one with this slice added.
-        sums = 2 * part.slice_entries
-        last_use = {s: k for k, op in enumerate(part.ops) for s in (*op.reads, *op.holds)}
-        end = len(part.ops)
-        for storage in (*part.held, part.result):
-            last_use[storage] = end
-        if part.argument is not None:  # the expression of the activation holds its argument
-            last_use[part.argument] = end
-        if part.incoming is not None:  # the caller holds it until the stage is done
-            last_use[part.incoming] = max(last_use.get(part.incoming, 0), part.schedule_ops - 1)
-            now.storages.add(part.incoming)
-        for number, op in enumerate(part.ops):
-            now.storages.add(op.makes)
-            if op.mask:
-                now.masks[op.makes] = op.mask
-            beside = op.scratch + (sums if number < part.slice_ops else 0)
-            yield Live("forward", part.stage, op.label, now.bytes(beside))
-            if not kept:
-                now.masks.pop(op.makes, None)
-            now.storages -= {
-                s
-                for s in now.storages
-                if last_use.get(s, -1) <= number and s not in kept and s != first
-            }
-        now.storages &= kept | {part.result} | ({first} if first is not None else set())
-    if first is not None and first not in kept:
-        now.storages.discard(first)
+        sums = 2 * part.slice_entries if part.sliced and inside else 0
+        yield op.label, _sizes(tape, alive) + op.scratch + sums
+        names = part.held if number < part.schedule_ops - 1 else frozenset()
+        alive = {s for s in alive if s in stays or s in names or last_use.get(s, -1) > number}
 
 
-def _needed(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """The operations of a recomputation, which ends where the last value is kept.
+def _adjoint(tape: Tape, part: Part) -> Iterator[tuple[str, int]]:
+    """The adjoint: each operation with the entries alive besides what came in."""
+    gradients: Counter[Storage] = Counter()
+    for number in range(len(part.ops) - 1, -1, -1):
+        op = part.ops[number]
+        if part.sliced and number == part.schedule_ops - 1:
+            yield from _slices(tape, part, gradients.total())
+            return
+        yield from _pull(tape, op, gradients)
+    yield from _stack(part, gradients)
 
-    A product keeps its operands before it is carried out, an activation its argument after.
-    """
-    last = max((k for k, op in enumerate(ops) if op.saves), default=-1)
-    return ops[: last + 1] if last >= 0 and ops[last].label == "activation" else ops[: max(last, 0)]
+
+def _pull(tape: Tape, op: Op, gradients: Counter[Storage]) -> Iterator[tuple[str, int]]:
+    if not tape.trained[op.makes]:
+        return
+    for storage, entries in zip(op.reads, op.gradients, strict=True):
+        if entries and storage not in tape.outside:
+            gradients[storage] += entries
+    # What is made and summed up stands beside what is there.
+    yield op.label, gradients.total() + op.backward_scratch
+    if not op.lasting:
+        del gradients[op.makes]
 
 
-def _slice_again(now: _Alive, part: Part) -> Iterator[Live]:
-    """A slice run again, with what its backward pass needs kept.
+def _stack(part: Part, gradients: Counter[Storage]) -> Iterator[tuple[str, int]]:
+    """Gradients of the cores of each parameter are stacked."""
+    yield "stack", gradients.total() + part.gradients
+
+
+def _slices(tape: Tape, part: Part, entries: int) -> Iterator[tuple[str, int]]:
+    """Each slice again and its adjoint; `entries` are those of the gradient of their sum.
 
     Gradients of all slices are added up: those of the cores and of the incoming state are
-    there twice for a while.
+    there three times while they are.
     """
-    incoming = 0 if part.incoming is None else now.tape.sizes[part.incoming]
-    now.extra += (incoming + part.gradients) * now.itemsize
-    there = set(now.storages)
-    ops = part.ops[: part.slice_ops]
-    again = replace(part, ops=_needed(ops), slices=1, slice_ops=0)
-    for live in _forward(now, (again,), {s for op in ops for s in op.saves}, as_one=True):
-        yield Live("backward", live.stage, f"{live.label}, again", live.bytes)
-    now.storages |= there | {s for op in ops for s in op.saves}
-
-
-def _backward(
-    now: _Alive, parts: tuple[Part, ...], recomputed: bool, final: int | None, result: Storage
-) -> Iterator[Live]:
-    size = now.itemsize
-    held = set() if final is None else {result}
-    now.storages -= {result} - held - {s for p in parts for o in p.ops for s in o.saves}
-    now.gradients[result] = now.tape.sizes[result] * size if final is None else 0
-    now.extra = 0
-    if final is not None:
-        now.extra = final * size  # the weight's gradient, held by the caller
-        if final < now.tape.sizes[result]:  # cropped: its gradient is padded first
-            now.gradients[result] = now.tape.sizes[result] * size
-            yield Live("backward", parts[-1].stage, "crop", now.bytes())
-    ops = [(part, op) for part in parts for op in part.ops]
-    lingering: set[Storage] = set()
-    if recomputed:
-        needed = {op.makes for op in _needed(tuple(op for _, op in ops))}
-        again = tuple(
-            replace(part, ops=tuple(op for op in part.ops if op.makes in needed)) for part in parts
-        )
-        saves = _kept(parts)
-        for live in _forward(now, again, saves, as_one=True):
-            yield Live("backward", live.stage, f"{live.label}, again", live.bytes)
-        # The recomputation is broken off; its frame lives until the first gradient is there.
-        lingering = now.storages - saves - held
-    savers = Counter(s for _, op in ops for s in op.saves)
-    for part in reversed(parts):
-        for number in range(len(part.ops) - 1, -1, -1):
-            op = part.ops[number]
-            if number == part.slice_ops - 1:
-                yield from _slice_again(now, part)
-            if now.tape.trained[op.makes]:
-                for storage, entries in zip(op.reads, op.gradients, strict=True):
-                    if not now.tape.trained[storage]:
-                        continue
-                    if not entries:  # a view: the gradient changes its owner
-                        now.gradients[storage] += now.gradients[op.makes]
-                        now.gradients[op.makes] = 0
-                    elif not now.gradients[storage]:
-                        now.gradients[storage] = entries * size
-                    else:  # made, then added to what is there
-                        both = op.backward_scratch + entries
-                        yield Live("backward", part.stage, op.label, now.bytes(both))
-                yield Live("backward", part.stage, op.label, now.bytes(op.backward_scratch))
-            now.storages -= lingering
-            lingering = set()
-            now.gradients.pop(op.makes, None)
-            now.masks.pop(op.makes, None)
-            for storage in op.saves:
-                savers[storage] -= 1
-                if not savers[storage] and storage not in held:
-                    now.storages.discard(storage)
-        # Gradients of each parameter's cores are stacked; then the single ones are let go.
-        mine = [s for op in part.ops for s in op.reads if s in now.tape.cores]
-        yield Live("backward", part.stage, "stack", now.bytes(max(part.parameters, default=0)))
-        for storage in mine:
-            now.gradients.pop(storage, None)
-        now.extra += part.gradients * size
+    sums = _sizes(tape, {part.incoming}) + part.gradients
+    ops = part.ops[: part.schedule_ops]
+    again = needed(ops)
+    kept = frozenset(s for op in ops for s in op.saves) - {part.incoming}
+    one = Part(part.stage, ops, part.incoming, part.result, part.held, part.parameters, len(ops))
+    incoming = _sizes(tape, {part.incoming})
+    for label, n in _forward(tape, one, kept, again):
+        yield f"{label}, again", entries + sums + n - incoming
+    values = _sizes(tape, kept)
+    gradients: Counter[Storage] = Counter()
+    for op in reversed(ops):
+        for label, n in _pull(tape, op, gradients):
+            yield label, entries + sums + values + n
+    for label, n in _stack(part, gradients):
+        yield label, entries + sums + values + n
+    yield "sum", entries + 3 * sums

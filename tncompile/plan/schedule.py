@@ -2,9 +2,9 @@
 
 A schedule is a straight line of steps in single-assignment form: step k makes value k, and
 operands are numbers of earlier steps. Values are dense row-major arrays; a step that needs
-its operand in another shape views it so, and only `Contract` and `Rearrange` may have to
-permute, which they show. `emit` turns steps into code and adds nothing of its own, so a
-planner can be replaced without touching it.
+its operand in another shape views it so, and only `Rearrange` copies into another order.
+`emit` turns steps into code and adds nothing of its own, so a planner can be replaced without
+touching it.
 """
 
 from __future__ import annotations
@@ -91,12 +91,16 @@ class Ones:
 
 @dataclass(frozen=True, slots=True)
 class Kron:
-    """Kronecker product of two matrices: neighbouring groups of wires side by side."""
+    """Kronecker product of two matrices: neighbouring groups of wires side by side.
+
+    `run` counts the columns of the right one.
+    """
 
     left: Ref
     right: Ref
     rows: int
     columns: int
+    run: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -173,17 +177,14 @@ class Arrangement:
     """How an operand is brought into shape: viewed with the sizes `view`, then permuted.
 
     `moved` tells whether the entries are copied into the new order; otherwise the view is as
-    good, since matrix products take operands of any strides.
+    good, since matrix products take operands of any strides. `swapped` tells that it lies
+    there as the transposed of the matrices that are wanted.
     """
 
     view: tuple[int, ...]
     axes: tuple[int, ...]
     moved: bool
-
-    @property
-    def moves_data(self) -> bool:
-        """Whether the permutation is more than a view."""
-        return self.moved
+    swapped: bool = False
 
     @property
     def run(self) -> int:
@@ -191,10 +192,18 @@ class Arrangement:
         last = len(self.axes) - 1
         return self.view[last] if self.axes and self.axes[last] == last else 1
 
+    @property
+    def stays(self) -> bool:
+        """Whether the axes are in order as they are."""
+        return self.axes == tuple(range(len(self.axes)))
+
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Two tensors contracted: `Y[b, m, n] = sum_k A[b, m, k] B[b, k, n]`, all indices merged."""
+    """Two tensors contracted: `Y[b, m, n] = sum_k A[b, m, k] B[b, k, n]`, all indices merged.
+
+    The arrangements are views: matrix products take operands of any strides.
+    """
 
     left: Ref
     right: Ref
@@ -213,7 +222,7 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class Rearrange:
-    """The last permutation of a contraction tree, into the order of the outgoing state."""
+    """A copy in another order of the indices, for a product or as the outgoing state."""
 
     operand: Ref
     arrangement: Arrangement
@@ -299,3 +308,24 @@ def operands(step: Step) -> tuple[Ref, ...]:
             return (step.operand,)
         case _:
             return ()
+
+
+def trained_values(steps: tuple[Step, ...]) -> frozenset[Ref]:
+    """The values that depend on the state, the input or a core: gradients flow to them."""
+    trained: set[Ref] = set()
+    for number, step in enumerate(steps):
+        leaf = isinstance(step, State | Input | CoreTensor | CoreMatrix)
+        if leaf or trained & {*operands(step)}:
+            trained.add(number)
+    return frozenset(trained)
+
+
+def needed_values(steps: tuple[Step, ...]) -> frozenset[Ref]:
+    """The values that the backward pass reads: the other operand of each trained one."""
+    trained = trained_values(steps)
+    needed = set()
+    for step in steps:
+        given = operands(step)
+        if len(given) == 2:
+            needed |= {b for a, b in (given, given[::-1]) if a in trained}
+    return frozenset(needed)

@@ -1,9 +1,10 @@
-"""What the emitted module does, operation by operation: a tape, as autograd writes one.
+"""What the emitted module does, operation by operation, forward and in its adjoint.
 
 Enters: schedules and activations. Leaves: a `Tape` of operations over storages, each with
 the work of its forward and its backward pass, what it keeps for the latter, and what it
-allocates. Costs are sums over the tape and memory is its liveness (`memory`); tests compare
-both with what PyTorch executes and allocates.
+allocates. The adjoint goes through the operations in reverse order. Costs are sums over the
+tape and memory is its liveness (`memory`); tests compare both with what PyTorch executes and
+allocates.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 
 from tncompile.plan.schedule import (
     Apply,
-    Arrangement,
     Contract,
     CoreMatrix,
     CoreTensor,
@@ -37,12 +37,9 @@ Storage = int
 class Op:
     """One operation.
 
-    `gradients` are the entries allocated for the gradient of each of `reads`: 0 where it is a
-    view of the result's gradient, or where none is taken.
-
-    `scratch` and `backward_scratch` are entries alive only while the operation runs; `holds`
-    are storages that the caller still has a name for; `mask` is a result of one byte an
-    entry, kept for the backward pass.
+    `gradients` are the entries of the gradient that is made for each of `reads`, 0 where none
+    is. `scratch` and `backward_scratch` are entries alive only while the operation runs.
+    With `lasting` the gradient of the result has a name to the end of its stage's adjoint.
     """
 
     label: str
@@ -52,10 +49,9 @@ class Op:
     backward: tuple[Work, ...]
     gradients: tuple[int, ...]
     saves: tuple[Storage, ...] = ()
-    holds: tuple[Storage, ...] = ()
-    mask: int = 0
     scratch: int = 0
     backward_scratch: int = 0
+    lasting: bool = False
 
 
 @dataclass(slots=True)
@@ -91,13 +87,22 @@ class Tape:
         return made
 
     def product(
-        self, label: str, work: Product, left: Storage, right: Storage, spread: int = 1
+        self,
+        label: str,
+        work: Product,
+        left: Storage,
+        right: Storage,
+        spread: int = 1,
+        copies: tuple[Permutation, ...] = (),
     ) -> Storage:
-        """A matrix product; `spread` counts the copies of the left operand over a batch."""
+        """A matrix product; `spread` counts the copies of the left operand over a batch.
+
+        `copies` bring gradients into the order of what they belong to.
+        """
         b, m, k, n = work.batch, work.rows, work.inner, work.columns
         trained = self.trained[left], self.trained[right]
-        backward: list[Work] = []
-        scratch = 0
+        backward: list[Work] = [*copies]
+        scratch = max((copy.entries for copy in copies), default=0)
         if trained[0]:
             backward.append(Product(b, m, n, k, transposed=not work.transposed))
             if spread > 1:
@@ -116,29 +121,37 @@ class Tape:
                 tuple(self.sizes[x] * t for x, t in zip((left, right), trained, strict=True)),
                 saves=tuple(x for x, t in zip((right, left), trained, strict=True) if t),
                 backward_scratch=scratch,
+                lasting=label == "matrix",
             )
         )
         return made
 
-    def kron(self, label: str, left: Storage, right: Storage) -> Storage:
-        """All products of an entry of one and an entry of the other."""
+    def kron(self, label: str, left: Storage, right: Storage, run: int) -> Storage:
+        """All products of an entry of one and an entry of the other.
+
+        `run` entries of the right operand stay neighbours in the result.
+        """
         size = self.sizes[left] * self.sizes[right]
         trained = self.trained[left], self.trained[right]
-        backward: list[Work] = []
-        for operand, has in zip((left, right), trained, strict=True):
-            if has:  # the whole product, then its sum
-                backward += [Pass(2 * size, size, size), Pass(size, self.sizes[operand], size)]
         made = self.storage(size, any(trained))
+        # The gradient as a matrix of (entry of one, entry of the other), times each of them.
+        one, other = self.sizes[left], self.sizes[right]
+        backward: list[Work] = [Permutation(size, run)] if any(trained) else []
+        if trained[0]:
+            backward.append(Product(1, one, other, 1))
+        if trained[1]:
+            backward.append(Product(1, 1, one, other))
         self.ops.append(
             Op(
                 label,
                 (left, right),
                 made,
-                (Pass(self.sizes[left] + self.sizes[right], size, size),),
+                (Pass(one + other, size, size),),
                 tuple(backward),
-                tuple(self.sizes[x] * t for x, t in zip((left, right), trained, strict=True)),
+                (one * trained[0], other * trained[1]),
                 saves=tuple(x for x, t in zip((right, left), trained, strict=True) if t),
-                backward_scratch=size * sum(trained),
+                backward_scratch=size,
+                lasting=True,
             )
         )
         return made
@@ -197,7 +210,7 @@ def add_steps(
 def _add_step(tape: Tape, step: Step, made: Sequence[Storage], batch: int) -> Storage:
     match step:
         case Kron():
-            return tape.kron("matrix", made[step.left], made[step.right])
+            return tape.kron("matrix", made[step.left], made[step.right], step.run)
         case Apply():
             label = "window" if step.rows is None else "matrix"
             times = batch if step.batched else 1
@@ -208,12 +221,17 @@ def _add_step(tape: Tape, step: Step, made: Sequence[Storage], batch: int) -> St
             work = Product(1, batch, step.inner, step.outer, transposed=True)
             return tape.product("join", work, made[step.operand], made[step.matrix])
         case Contract():
-            left = _arranged(tape, made[step.left], step.left_arrangement)
-            right = _arranged(tape, made[step.right], step.right_arrangement)
             work = Product(step.batch, step.rows, step.inner, step.columns)
-            return tape.product("contract", work, left, right)
+            arrangements = (step.left_arrangement, step.right_arrangement)
+            copies = tuple(
+                Permutation(math.prod(a.view), 1)
+                for a in arrangements
+                if not (a.stays or a.swapped)
+            )
+            left, right = made[step.left], made[step.right]
+            return tape.product("contract", work, left, right, copies=copies)
         case Rearrange():
-            return _arranged(tape, made[step.operand], step.arrangement)
+            return tape.copy("copy", made[step.operand], step.arrangement.run)
         case _:
             raise AssertionError(f"{type(step).__name__} reads nothing")
 
@@ -229,9 +247,3 @@ def _apply(
         return tape.product(label, Product(1, outer, inner, right), matrix, operand)
     work = Product(left, outer, inner, right, expanded=True)
     return tape.product(label, work, matrix, operand, spread=left)
-
-
-def _arranged(tape: Tape, operand: Storage, arrangement: Arrangement) -> Storage:
-    if not arrangement.moves_data:
-        return operand
-    return tape.copy("copy", operand, arrangement.run)

@@ -189,10 +189,22 @@ class _Writer:
         batch, inner = _size(pair.batch), _size(pair.inner)
         rows = math.prod(pair.left.view) // (batch * inner)
         columns = math.prod(pair.right.view) // (batch * inner)
-        step = Contract(left, right, pair.left, pair.right, batch, rows, inner, columns)
-        moved = pair.left.moved + pair.right.moved
-        note = f", {moved} operand{'s' if moved > 1 else ''} copied" if moved else ""
-        return self._add(step, f"contract {batch} x ({rows}, {inner}) ({inner}, {columns}){note}")
+        self.notes.append(
+            Note(len(self.steps), f"contract {batch} x ({rows}, {inner}) ({inner}, {columns})")
+        )
+        left, one = self._moved(left, pair.left, (batch, rows, inner))
+        right, other = self._moved(right, pair.right, (batch, inner, columns))
+        return self._add(Contract(left, right, one, other, batch, rows, inner, columns))
+
+    def _moved(
+        self, ref: Ref, arrangement: Arrangement, shape: tuple[int, ...]
+    ) -> tuple[Ref, Arrangement]:
+        """An operand copied into order, where no view will do; what is left to arrange."""
+        if not arrangement.moved:
+            return ref, arrangement
+        return self._add(Rearrange(ref, arrangement, math.prod(shape))), Arrangement(
+            shape, tuple(range(len(shape))), moved=False
+        )
 
     def _leaf(self, number: int) -> Ref:
         legs = tensors(self.stage)[number]
@@ -229,9 +241,9 @@ def arrange(indices: Indices, groups: tuple[Indices, ...]) -> Arrangement:
 
     >>> a, b, c = Index("a", 2), Index("b", 3), Index("c", 4)
     >>> arrange((a, b, c), ((c,), (a, b)))
-    Arrangement(view=(6, 4), axes=(1, 0), moved=False)
+    Arrangement(view=(6, 4), axes=(1, 0), moved=False, swapped=True)
     >>> arrange((a, b, c), ((b,), (a, c)))
-    Arrangement(view=(2, 3, 4), axes=(1, 0, 2), moved=True)
+    Arrangement(view=(2, 3, 4), axes=(1, 0, 2), moved=True, swapped=False)
     """
     position = {index.name: k for k, index in enumerate(indices)}
     runs: list[list[Index]] = []
@@ -252,7 +264,10 @@ def arrange(indices: Indices, groups: tuple[Indices, ...]) -> Arrangement:
     else:
         batch_last = len(groups) == 3 and bool(groups[0]) and indices[-1] in groups[0]
         moved = not stays and (split or (batch_last and _size(groups[0]) > 1))
-    return Arrangement(tuple(_size(tuple(runs[k])) for k in order), axes, moved)
+    count = len(axes)
+    both = len(groups) > 1 and bool(groups[-1]) and bool(groups[-2])
+    swapped = not moved and both and axes == (*range(count - 2), count - 1, count - 2)
+    return Arrangement(tuple(_size(tuple(runs[k])) for k in order), axes, moved, swapped)
 
 
 def _size(indices: Sequence[Index]) -> int:

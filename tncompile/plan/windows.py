@@ -160,7 +160,7 @@ class Builder:
             return _Piece(wires, columns, None)
         rows = size(wires)
         one, other = self._given(left), self._given(right)
-        return _Piece(wires, columns, self.add(Kron(one, other, rows, columns)))
+        return _Piece(wires, columns, self.add(Kron(one, other, rows, columns, right.columns)))
 
     def _given(self, piece: _Piece) -> Ref:
         return self.add(Identity(piece.columns)) if piece.matrix is None else piece.matrix

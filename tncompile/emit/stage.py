@@ -1,0 +1,256 @@
+"""One stage as a linear program with names.
+
+Enters: the plan of a stage. Leaves: a `StageProgram`: loads of the cores, then instructions,
+every value with a name that is a Python identifier. The state keeps its name `x` all the way,
+an input its name `y`; matrices `k…` and values of a tree `t…` have names of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import count
+
+from tncompile.graph.ir import Core, CoreKind, Parameter, Stage
+from tncompile.plan import StagePlan
+from tncompile.plan.schedule import (
+    Apply,
+    CoreMatrix,
+    CoreTensor,
+    Input,
+    Join,
+    Ref,
+    State,
+    Step,
+    Window,
+    needed_values,
+    operands,
+)
+
+STATE = "x"
+INPUT = "y"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The cores of one parameter brought into the shape that the steps read.
+
+    With `rows` and `columns` every core is the matrix (rows, columns), outputs × inputs;
+    `transposed` tells that the parameter stores it the other way round. With rows None
+    cores are read as they are stored. `name` is bound to the sequence of cores of a stacked
+    parameter, or to the only one.
+    """
+
+    name: str
+    parameter: Parameter
+    rows: int | None
+    columns: int
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One step with names: `result = step(operands)`; `comment` stands above it if not None.
+
+    `kept` is the name in the adjoint of a value that it reads. `dead` are names whose values
+    are needed no more.
+    """
+
+    result: str
+    step: Step
+    operands: tuple[str, ...]
+    comment: str | None
+    kept: str | None = None
+    dead: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WindowProgram:
+    """A window of the last stage with the name of its matrix."""
+
+    name: str
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgram:
+    """One stage as loads and instructions; the state comes in as `x`, or is loaded by `start`.
+
+    In the last stage of a generator that can evaluate single entries, `instructions` end
+    where the matrices of `windows` are made, and `readout` applies them. `values` are the
+    names of all steps as the adjoint knows them.
+    """
+
+    plan: StagePlan
+    parameters: tuple[Parameter, ...]
+    start: tuple[Load, ...]
+    loads: tuple[Load, ...]
+    instructions: tuple[Instruction, ...]
+    readout: tuple[Instruction, ...]
+    windows: tuple[WindowProgram, ...]
+    result: str
+    values: tuple[str, ...]
+    carriers: tuple[Parameter, ...]
+
+    @property
+    def stage(self) -> Stage:
+        """The stage in the graph."""
+        return self.plan.stage
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """The statements that it comes from."""
+        return tuple(dict.fromkeys(c.statement for c in self.stage.cores))
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether the input of a layer takes part."""
+        return any(isinstance(step, Input) for step in self.plan.schedule.steps)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of what the adjoint reads, in the order in which it is made."""
+        loads = (load.name for load in self.loads if load.transposed)
+        made = (i.kept for i in (*self.instructions, *self.readout) if i.kept is not None)
+        return (*loads, *made)
+
+    @property
+    def carrier_uses(self) -> int:
+        """How many factors the carriers are together."""
+        return sum(p.uses for p in self.carriers)
+
+    @property
+    def outgoing_size(self) -> int:
+        """Entries of the outgoing state."""
+        return math.prod(i.size for i in self.stage.outgoing)
+
+
+class StageLowering:
+    """Names the values of one stage.
+
+    `outside` are values that what comes after the schedule reads, and so does the adjoint.
+    """
+
+    def __init__(
+        self, plan: StagePlan, parameters: dict[str, Parameter], outside: tuple[Ref, ...] = ()
+    ) -> None:
+        self.stage = plan.stage
+        self.plan = plan
+        self.parameters = parameters
+        self.names: dict[Ref, str] = {}
+        self.values: dict[Ref, str] = {}
+        self.loads: dict[str, Load] = {}
+        self.chains = {STATE: count(1), INPUT: count(1)}
+        schedule = plan.schedule
+        self.outside = outside
+        self.last_use = {ref: k for k, s in enumerate(schedule.steps) for ref in operands(s)}
+        self.needed = needed_values(schedule.steps) | {*outside}
+        self.applied = {w.applied for w in schedule.windows if w.applied != w.matrix}
+        # The matrices of a readout come first.
+        self.split = plan.stage.activation is None and schedule.complete
+        windows = schedule.windows if self.split else ()
+        self.first = {w.matrix: f"k{n}" for n, w in enumerate(windows, start=1)}
+
+    def run(self) -> StageProgram:
+        """The stage with names."""
+        schedule = self.plan.schedule
+        notes = {note.step: note.text for note in schedule.notes}
+        matrices: list[Instruction] = []
+        readout: list[Instruction] = []
+        comment: str | None = None
+        for number, step in enumerate(schedule.steps):
+            comment = notes.get(number, comment)
+            leaf = self._leaf(step)
+            if leaf is not None and number not in self.first:
+                self.names[number] = self.values[number] = leaf
+                continue
+            given = tuple(self.names[ref] for ref in operands(step))
+            name = self.names[number] = self._name(number, step)
+            value = self.values[number] = self._value(name)
+            instruction = Instruction(
+                name,
+                step,
+                given if leaf is None else (leaf,),
+                comment,
+                value if number in self.needed else None,
+                self._dead(number, step),
+            )
+            (readout if self.split and number in self.applied else matrices).append(instruction)
+            comment = None
+        windows = schedule.windows if self.split else ()
+        own = {c.parameter for c in self.stage.cores}
+        return StageProgram(
+            plan=self.plan,
+            parameters=tuple(p for p in self.parameters.values() if p.name in own),
+            start=tuple(load for load in self.loads.values() if load.rows is None),
+            loads=tuple(load for load in self.loads.values() if load.rows is not None),
+            instructions=tuple(matrices),
+            readout=tuple(readout),
+            windows=tuple(WindowProgram(self.first[w.matrix], w) for w in windows),
+            result=self.names[len(schedule.steps) - 1],
+            values=tuple(self.values[k] for k in range(len(schedule.steps))),
+            carriers=_carriers(self.stage, self.parameters),
+        )
+
+    def _dead(self, number: int, step: Step) -> tuple[str, ...]:
+        """Names of a tree's values that die here, and of a state that an input has met."""
+        if isinstance(step, Join):
+            return (STATE,) if self.names[step.matrix] == STATE else ()
+        if self.plan.schedule.kind != "tree":
+            return ()
+        dying = (self.names[r] for r in operands(step) if self.last_use[r] == number)
+        return tuple(name for name in dying if name[0] == "t" and name[1:].isdigit())
+
+    def _leaf(self, step: Step) -> str | None:
+        """The name of a step that reads a state, an input or a core, and makes nothing."""
+        match step:
+            case State():
+                return STATE
+            case Input():
+                return INPUT
+            case CoreTensor():
+                return self._load(self.stage.cores[step.core], None, 0)
+            case CoreMatrix():
+                return self._load(self.stage.cores[step.core], step.rows, step.columns)
+            case _:
+                return None
+
+    def _load(self, core: Core, rows: int | None, columns: int) -> str:
+        assert core.parameter is not None
+        parameter = self.parameters[core.parameter]
+        inputs = core.input_indices
+        transposed = core.is_transposed
+        assert transposed or core.indices[len(core.indices) - len(inputs) :] == inputs
+        load = Load(parameter.name, parameter, rows, columns, transposed and rows is not None)
+        assert self.loads.setdefault(parameter.name, load) == load, "read in two shapes"
+        return parameter.name if core.slot is None else f"{parameter.name}[{core.slot}]"
+
+    def _name(self, number: int, step: Step) -> str:
+        """The name of a new value."""
+        if number in self.first:
+            return self.first[number]
+        if isinstance(step, Join) or (isinstance(step, Apply) and step.batched):
+            return INPUT
+        if number in self.applied:
+            return STATE
+        prefix = "t" if self.plan.schedule.kind == "tree" else "k"
+        taken = {*self.names.values(), *self.first.values()}
+        return next(n for k in count(1) if (n := f"{prefix}{k}") not in taken)
+
+    def _value(self, name: str) -> str:
+        """Its name in the adjoint: `x1`, `x2`, … for what is called `x` before."""
+        return f"{name}{next(self.chains[name])}" if name in self.chains else name
+
+
+def _carriers(stage: Stage, parameters: dict[str, Parameter]) -> tuple[Parameter, ...]:
+    """The parameters that take up a change of the stage's scale.
+
+    Expansions and maps where there are any; mixers stay near the identity if they can.
+    """
+    names = dict.fromkeys(c.parameter for c in stage.cores if c.parameter is not None)
+    own = [parameters[name] for name in names]
+    for kinds in ((CoreKind.EXPAND, CoreKind.MAP), (CoreKind.MIX,), (CoreKind.ROOT,)):
+        chosen = tuple(p for p in own if p.kind in kinds)
+        if chosen:
+            return chosen
+    return ()
