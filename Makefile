@@ -4,6 +4,7 @@
 #   make test    all tests
 #   make check   what the continuous integration runs: lint, types, tests
 #   make format  format the sources
+#   make bench   measure what is compiled against other libraries
 #   make golden  rewrite the golden files (look at the diff before you commit it)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILD := build/demo
 
-.PHONY: demo test check lint types format golden clean
+.PHONY: demo test check lint types format golden bench clean
 
 demo: $(INSTALLED)
 	mkdir -p $(BUILD)
@@ -39,6 +40,10 @@ format: $(INSTALLED)
 
 golden: $(INSTALLED)
 	$(BIN)/python -m pytest -q tests --update-golden
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.torch_backend
 
 clean:
 	rm -rf $(VENV) build

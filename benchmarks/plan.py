@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ import torch
 from benchmarks.planning import CACHED_GOAL, COLD_GOAL, ROOT, planning_rows
 from benchmarks.programs import sources
 from benchmarks.stages import HOPELESS, StageProgram, Stages, find_ways, predicted, stage_programs
-from benchmarks.timing import in_turns, rank_correlation, wait_for_quiet
+from benchmarks.timing import in_turns, machine, rank_correlation, wait_for_quiet
 
 THREADS = 2
 CORRELATION_GOAL = 0.9
@@ -38,7 +36,7 @@ def benchmark(quick: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     data: dict[str, Any] = {
         "command": "python -m benchmarks.plan" + (" --quick" if quick else ""),
-        "machine": _machine(),
+        "machine": machine(),
         "planning": [],
         "predictions": [],
         "choices": [],
@@ -84,19 +82,6 @@ def _rows(
             quiet()
             rows[number] = measure(case)
     return rows
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "dtype": "float32",
-    }
 
 
 def _spaced(cases: Sequence[StageProgram], count: int) -> list[StageProgram]:

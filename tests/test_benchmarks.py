@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from benchmarks import plan
+from benchmarks import families, generate, peers, plan, torch_backend
+from benchmarks.families import drawn
+from benchmarks.generate import decoders, generate_row
+from benchmarks.goals import Goal
+from benchmarks.memory import ROOT, training_memory
+from benchmarks.networks import Contraction, Decoder, Network
+from benchmarks.networks import Path as Pairs
+from benchmarks.runs import Run
+from benchmarks.tables import spreads
 from benchmarks.timing import rank_correlation, spread
+from tncompile.driver import read_program
 
 SPREAD = {"median", "first_quartile", "third_quartile", "count", "disturbed"}
 
@@ -41,3 +55,113 @@ def test_statistics() -> None:
     assert rank_correlation([1.0, 2.0, 3.0], [9.0, 4.0, 1.0]) == pytest.approx(-1.0)
     found = spread([5.0, 1.0, 2.0, 4.0, 3.0])
     assert (found.low, found.median, found.high, found.count) == (2.0, 3.0, 4.0, 5)
+
+
+def test_the_torch_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, page = tmp_path / "results" / "torch.json", tmp_path / "page.md"
+    threads = torch.get_num_threads()
+    torch_backend.main(["--quick", "--seed", "3", "-o", str(path), "--page", str(page)])
+    torch.set_num_threads(threads)
+    assert "goals are met; all of it took" in capsys.readouterr().out
+    data = json.loads(path.read_text("utf-8"))
+    assert data["seed"] == 3
+    assert not {"node", "host", "hostname"} & set(data["machine"])
+    assert all(set(s) == SPREAD for s in spreads(data))
+    assert len(data["generate"]) == 6
+    for row in data["generate"]:
+        measured = {*row["forward"], *(m["name"] for m in row["missing"])}
+        assert measured == {"torch.full", "tncompile", *peers.PEERS}
+        assert set(row["both"]) == set(row["peak_bytes"]) == set(row["forward"]) - {"torch.full"}
+        # The libraries that are always there agree with the modules, and are timed.
+        assert {"torch.einsum", "opt_einsum", "cotengra"} <= set(row["both"])
+    assert [row["batch"] for row in data["apply"]] == [1, 16, 64]
+    assert all("tncompile" in {m["name"] for m in row["missing"]} for row in data["factorised"])
+    assert len(data["drawn"]) == 1
+    assert not data["drawn"][0]["missing"]
+    assert len(data["grown"]) == 8
+    text = page.read_text("utf-8")
+    assert text.count("\n## ") == 7
+    assert all(goal["what"] in text for goal in data["goals"])
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+    page.unlink()
+    torch_backend.main(["--render", "-o", str(path), "--page", str(page)])
+    assert page.read_text("utf-8") == text
+
+
+def test_the_decoders_are_those_of_the_example() -> None:
+    example = read_program((ROOT / "examples" / "vgg16_fc2.tn").read_text("utf-8"))
+    measured = [read_program(d.text).layers[0] for d in decoders(False) if d.activation == "elu"]
+    for one, other in zip(example.layers, measured, strict=True):
+        assert (one.stages, one.modes) == (other.stages, other.modes)
+
+
+def test_peers_that_are_missing_or_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(network: Network, path: Pairs) -> Contraction:
+        peers.import_peer("a_library_that_is_not_there")
+        raise AssertionError
+
+    def wrong(network: Network, path: Pairs) -> Contraction:
+        right = peers.opt_einsum(network, path)
+
+        def contract(tensors: Sequence[Tensor]) -> Tensor:
+            return 1.01 * right(tensors)
+
+        return contract
+
+    def broken(network: Network, path: Pairs) -> Contraction:
+        raise ValueError("first line\nsecond line")
+
+    found = {"absent": absent, "wrong": wrong, "broken": broken, "right": peers.opt_einsum}
+    monkeypatch.setattr(generate, "PEERS", found)
+    row = generate_row(Decoder("MERA(3)", 16, 16, "tanh"), Run(quick=True, seed=0))
+    reasons = {m["name"]: m["reason"] for m in row["missing"]}
+    assert set(reasons) == {"absent", "wrong", "broken"}
+    assert reasons["absent"] == "not installed"
+    assert reasons["wrong"].startswith("the weight differs by")
+    assert reasons["broken"] == "ValueError: first line"
+    assert set(row["both"]) == {"tncompile", "right"}
+
+
+def test_einsum_ends_at_52_indices() -> None:
+    indices = tuple(f"i{k}" for k in range(53))
+    network = Network((indices,), indices, dict.fromkeys(indices, 1))
+    with pytest.raises(peers.UnavailableError, match="53 indices"):
+        peers.torch_einsum(network, ())
+
+
+def test_drawn_decoders() -> None:
+    found = drawn(5, quick=False)
+    assert found == drawn(5, quick=False) != drawn(6, quick=False)
+    assert len(found) == families.DRAWN
+    for seed in range(50):
+        for decoder in drawn(seed, quick=False):
+            assert 2**19 < decoder.rows * decoder.columns <= 2**25
+
+
+def test_memory_in_a_process_of_its_own() -> None:
+    found = training_memory(Decoder("TTN(3)", 64, 64, "elu"))
+    assert found["allocated_bytes"] > 2 * 4 * 64 * 64
+    assert found["resident_bytes"] is None or found["resident_bytes"] >= 4 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("measured", "least", "verdict"),
+    [
+        (2.0, True, "met"),
+        (1.5, True, "missed by 25 %"),
+        (2.0, False, "met"),
+        (3.0, False, "missed by 50 %"),
+        (None, True, "not measured"),
+    ],
+)
+def test_verdicts(measured: float | None, least: bool, verdict: str) -> None:
+    goal = Goal("it", measured, 2.0, least)
+    assert (goal.verdict, goal.met) == (verdict, verdict == "met")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem != "__init__")
+)
+def test_doctests(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"benchmarks.{name}")).failed == 0
