@@ -41,7 +41,8 @@ class Source:
         """The program in the language."""
         return (
             f"{_TOPOLOGIES}layer a : Tensor({self.radix}^{self.order}) from {self.topology}"
-            f" {{ modes = fold(radix = {self.radix})  bond = {self.bond} }}\n"
+            f" {{ modes = fold(radix = {self.radix})  bond = {self.bond}"
+            "  activation = identity }\n"
         )
 
 

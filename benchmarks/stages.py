@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -169,8 +170,10 @@ class Stages:
         plan = planned(case, {key(stage, MACHINE, "fast", None): decision})
         assert plan.layers[0].stages[stage.number - 1].decision == decision
         module = _compiled(plan)
-        method = getattr(module, f"layer{stage.number}")
-        wanted = [p for n, p in module.named_parameters() if _stage_of(n) == stage.number]
+        layer = plan.layers[0].layer
+        run = getattr(module, f"_{layer.name}_layer{stage.number}")
+        parameters = dict(getattr(module, f"{layer.class_name}Weight")().named_parameters())
+        wanted = [parameters[p.name] for p in layer.parameters if p.stage == stage.number]
         before, after = case.sizes
         state: tuple[torch.Tensor, ...] = ()
         if stage.incoming:
@@ -179,10 +182,10 @@ class Stages:
 
         def forward() -> object:
             with torch.no_grad():
-                return method(*state)
+                return run(*state, *wanted)
 
         def both() -> object:
-            return torch.autograd.grad(method(*state), (*wanted, *state), upstream)
+            return torch.autograd.grad(run(*state, *wanted), (*wanted, *state), upstream)
 
         return forward, both
 
@@ -195,16 +198,6 @@ def planned(case: StageProgram, stored: Mapping[str, Decision]) -> Plan:
     return make_plan(case.program, Findings(), Settings(stored=stored, batches=(1,)))
 
 
-def _compiled(plan: Plan) -> torch.nn.Module:
+def _compiled(plan: Plan) -> ModuleType:
     header = Header(version="", source="", sha256="", command="")
-    text = load_backend("torch").render(module_program(plan, header))
-    module = import_text(text, "benchmark")
-    made = getattr(module, f"{plan.layers[0].layer.class_name}Weight")()
-    assert isinstance(made, torch.nn.Module)
-    return made
-
-
-def _stage_of(parameter: str) -> int:
-    """The stage of a parameter, by its name: `V2`, `U1_2`; a root is of the first."""
-    digits = parameter.partition("_")[0].lstrip("VPU")
-    return int(digits) if digits.isdigit() else 1
+    return import_text(load_backend("torch").render(module_program(plan, header)), "benchmark")

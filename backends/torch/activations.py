@@ -39,7 +39,7 @@ def formula(activation: Activation) -> Formula | None:
         case "tanh":
             return Formula("torch.tanh(z)", "h", ("dz = g * (1.0 - h * h)",), "1 - h^2")
         case "gelu":
-            lines = (
+            lines: tuple[str, ...] = (
                 "# Phi(z) = erfc(-z / sqrt(2)) / 2, phi(z) = exp(-z^2 / 2) / sqrt(2 pi)",
                 f"slope = z * torch.exp(-0.5 * z * z) * {1.0 / math.sqrt(2.0 * math.pi)!r}",
                 f"slope = slope + 0.5 * torch.erfc({-math.sqrt(0.5)!r} * z)",

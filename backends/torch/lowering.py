@@ -137,7 +137,7 @@ def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
             code = f"{given[0]}.reshape({step.left}, {step.size}, {step.right})"
             return f"{code}[:, {slice_number(step)}].contiguous()", step.shape
         case Kron():
-            return f"torch.kron({given[0]}, {given[1]})", step.shape
+            return f"_kron({given[0]}, {given[1]})", step.shape
         case Identity():
             return f"_identity({step.size}, {given[0]})", step.shape
         case Ones():

@@ -46,12 +46,12 @@ def spread(head: str, items: Sequence[str], tail: str, width: int = WIDTH) -> st
     return "\n".join([head, *(f"    {item}," for item in items), tail])
 
 
-def call(head: str, items: Sequence[str], tail: str = ")") -> str:
+def call(head: str, items: Sequence[str], tail: str = ")", indent: int = 8) -> str:
     """A call: in one line, else with its arguments in one line, else with each in its own."""
-    joined = ", ".join(items)
-    if len(head) + len(joined) + len(tail) > WIDTH >= len(joined) + 4:
+    joined, width = ", ".join(items), 100 - indent
+    if len(head) + len(joined) + len(tail) > width >= len(joined) + 4:
         return f"{head}\n    {joined}\n{tail}"
-    return spread(head, items, tail)
+    return spread(head, items, tail, width)
 
 
 def names(items: Sequence[str]) -> str:

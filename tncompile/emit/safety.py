@@ -148,7 +148,6 @@ _LIBRARY_NAMES = frozenset(
         "torch.is_autocast_enabled",
         "torch.is_grad_enabled",
         "torch.isfinite",
-        "torch.kron",
         "torch.no_grad",
         "torch.ones_like",
         "torch.select_scatter",
