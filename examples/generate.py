@@ -221,9 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"Times are medians of {REPEATS} runs, with the shortest and the longest, on the CPU with"
         f" {torch.get_num_threads()} threads.\n"
-        "A generated layer makes its weight on every call, which a dense layer need not: it\n"
-        "saves parameters, and pays with time. `cached()` keeps the weight while gradients are\n"
-        "off; the layer then does what a dense layer does, and holds as much memory."
+        "A layer in contract mode never makes its weight. The others generate it on every call,\n"
+        "which a dense layer need not; `cached()` keeps it while gradients are off, where that is\n"
+        "faster than the planned mode; it then holds as much memory as a dense layer."
     )
     return 0 if all(good) else 1
 

@@ -97,6 +97,28 @@ def _rearrange(
         yield f"{result} = keep({result}.reshape(-1))"
 
 
+def biased_lines(instructions: Iterable[Instruction]) -> Iterator[str]:
+    """Lines of the last product of contract mode, added to the bias: one new value, not two."""
+    (instruction,) = instructions
+    step, given = instruction.step, list(instruction.operands)
+    code, shape = _code(step, given)
+    batch = _shape_comment(shape, "n")
+    if code.startswith("torch.bmm("):
+        _, *rest = step.shape
+        row = ", ".join(map(str, rest))
+        code = f"torch.baddbmm(bias.reshape(1, {row}), {code.removeprefix('torch.bmm(')}"
+    else:
+        one, other = code.split(" @ ")
+        # Each of the rows of an input's product has a part of the bias of its own.
+        count, size = (step.left, step.outer) if isinstance(step, Apply) else (1, 0)
+        if count == 1:
+            code = f"torch.addmm(bias, {one}, {other})"
+        else:
+            product = f"({code}).reshape(n, {count}, {size})"
+            code = f"bias.reshape({count}, {size}) + {product}"
+    yield from commented(f"{instruction.result} = {code}", batch)
+
+
 def _sizes(shape: tuple[int, ...]) -> list[str]:
     text = shape_text(shape)
     return [text] if "*" in text else text.split(", ")

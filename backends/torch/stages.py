@@ -17,7 +17,7 @@ from tncompile.graph.targets import Conv2d, Target
 
 from . import activations
 from .adjoint import adjoint_lines
-from .lowering import lines, load_lines, row_lines
+from .lowering import biased_lines, lines, load_lines, row_lines
 from .text import call, names
 
 
@@ -48,7 +48,9 @@ class StageView:
     matrix_lines: tuple[str, ...]
     matrices: str
     lines: tuple[str, ...]
+    count: tuple[str, ...]
     tail: tuple[str, ...]
+    biased_tail: tuple[str, ...]
     tail_names: str
     result: str
     activation_name: str
@@ -166,7 +168,7 @@ def stage_view(
     like = _like(program) or layer.parameters[0].name
     sliced = bool(schedule.slices)
     whole = program.readout if program.windows else program.instructions
-    cut = sliced or (again and activation is None)
+    cut = sliced or (again and activation is None) or program.takes_input
     head, tail = _cut(whole) if cut else (whole, ())
     loads = [*load_lines(program.start), *load_lines(program.loads)]
     matrix_lines: list[str] = []
@@ -178,8 +180,8 @@ def stage_view(
         matrix_lines = [*load_lines(program.loads), *lines(program.instructions, like)]
         made = call(f"{matrices} = {class_name}.matrices(", ["keep", *matrix_arguments])
         begin = [*load_lines(program.start), made, *lines(head, like)]
-    if program.takes_input:
-        begin.insert(0, f"n = {INPUT}.shape[0]")
+    count = [f"n = {INPUT}.shape[0]"] * program.takes_input
+    begin = [*count, *begin]
     last = len(schedule.steps) - 1
     backward = adjoint(program)
     seed = backward.seeds[0][1]
@@ -209,7 +211,9 @@ def stage_view(
         matrix_lines=_split(matrix_lines),
         matrices=matrices,
         lines=_split(begin),
+        count=tuple(count),
         tail=_split(lines(tail, like)),
+        biased_tail=_split(biased_lines(tail)) if program.takes_input else (),
         tail_names=names(_free_names(tail)) if tail else "",
         result=result,
         activation_name="linear" if activation is None else activation.name,

@@ -76,6 +76,7 @@ class LayerView:
     padding: str
     padding_amounts: str | None
     stream_padding: str | None
+    contract_padding: str | None
     stride_area: int
     trunk: tuple[RunView, ...]
     last_again: RunView | None
@@ -240,6 +241,7 @@ def _layer(program: LayerProgram) -> LayerView:
         padding=padding,
         padding_amounts=amounts,
         stream_padding=_stream_padding(target),
+        contract_padding=_contract_padding(target),
         stride_area=math.prod(getattr(target, "stride", ())),
         trunk=tuple(run_view(run, stages, layer) for run in program.trunk),
         last_again=run_view(last_run, stages, layer) if program.last_recomputed else None,
@@ -289,6 +291,13 @@ def _stream_padding(target: object) -> str | None:
     if isinstance(target, Conv2d) and isinstance(target.padding, str):
         amounts = target.padding_amounts
         return repr(amounts) if any(amounts) and target.padding_mode == "zeros" else None
+    return None
+
+
+def _contract_padding(target: object) -> str | None:
+    """Zeros that are put around the input of a convolution of 1 x 1."""
+    if isinstance(target, Conv2d) and target.padding_mode == "zeros":
+        return repr(target.padding_amounts) if any(target.padding_amounts) else None
     return None
 
 

@@ -28,9 +28,23 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize("arguments", CONVOLUTIONS)
-def test_conv2d_is_torch_conv2d(arguments: str, compile_text: Compile) -> None:
-    layer = compile_text(f"layer a : Conv2d({arguments}) from TTN(2)").A(dtype=torch.float64)
+APPLIED = [
+    ("4, 6, 1", "contract"),
+    ("4, 6, 1, stride = (2, 3), padding = (1, 2)", "contract"),
+    ('4, 6, 1, padding = 1, padding_mode = "reflect", bias = false', "contract"),
+    ('4, 6, 1, dilation = 3, padding = "same"', "contract"),
+    ('4, 6, (4, 3), padding = "same", dilation = (1, 2)', "stream"),
+    ("4, 6, 3, stride = 2, padding = 1", "stream"),
+    ('4, 6, 3, padding = 2, padding_mode = "circular"', "stream"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mode"), [*((arguments, "auto") for arguments in CONVOLUTIONS), *APPLIED]
+)
+def test_conv2d_is_torch_conv2d(arguments: str, mode: str, compile_text: Compile) -> None:
+    text = f"layer a : Conv2d({arguments}) from TTN(2) {{ apply = {mode} }}"
+    layer = compile_text(text).A(dtype=torch.float64)
     # The arguments are PyTorch's own, but for the spelling of False.
     python = arguments.replace("false", "False")
     twin = eval(f"nn.Conv2d({python}, dtype=torch.float64)", {"nn": nn, "torch": torch})
@@ -41,6 +55,14 @@ def test_conv2d_is_torch_conv2d(arguments: str, compile_text: Compile) -> None:
     x = torch.randn(2, 4, 9, 10, dtype=torch.float64)
     torch.testing.assert_close(layer(x), twin(x), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(layer(x[0]), twin(x[0]), rtol=1e-12, atol=1e-12)
+    y, z = x.clone().requires_grad_(), x.clone().requires_grad_()
+    layer(y).square().sum().backward()
+    twin(z).square().sum().backward()
+    torch.testing.assert_close(y.grad, z.grad, rtol=1e-11, atol=1e-12)
+    cores = list(layer.generator.parameters())
+    wanted = torch.autograd.grad(layer.weight, cores, twin.weight.grad)
+    for core, gradient in zip(cores, wanted, strict=True):
+        torch.testing.assert_close(core.grad, gradient, rtol=1e-11, atol=1e-12)
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
     for name in (*names, "groups", "padding_mode"):
         assert getattr(layer, name) == getattr(twin, name), name

@@ -4,7 +4,7 @@ Where the weight's modes are those of its outputs followed by those of its input
 the last stage falls into three: cores that only reach outputs, cores that only reach inputs,
 and cores in the middle that reach both. The input goes backwards through the second kind,
 meets the state that the third kind has made, and goes forwards through the first. The weight
-is never made.
+is never made. A convolution of 1 x 1 is a linear layer on the channels of each position.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ class Halves:
 def halves(layer: Layer) -> Halves | str:
     """The three rows of a layer, or why it cannot be contracted."""
     target = layer.target
-    if isinstance(target, Conv2d):
-        return "a convolution takes its weight as a whole"
-    if not isinstance(target, Linear):
+    if isinstance(target, Conv2d) and target.kernel_size != (1, 1):
+        return "a convolution with a window takes its weight as a whole"
+    if isinstance(target, Conv2d) and target.groups > 1:
+        return "groups of channels take weights of their own"
+    if not isinstance(target, Linear | Conv2d):
         return "there is no input"
     features = target.weight_shape[1]
     count = len(layer.modes.sizes)

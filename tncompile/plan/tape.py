@@ -135,8 +135,10 @@ class Tape:
         trained = self.trained[left], self.trained[right]
         made = self.storage(size, any(trained))
         # The gradient as a matrix of (entry of one, entry of the other), times each of them.
+        # The many views of both passes take about as long as one operation more.
         one, other = self.sizes[left], self.sizes[right]
-        backward: list[Work] = [Permutation(size, run)] if any(trained) else []
+        views = Pass(0, 0)
+        backward: list[Work] = [Permutation(size, run), views] if any(trained) else []
         if trained[0]:
             backward.append(Product(1, one, other, 1))
         if trained[1]:
@@ -146,7 +148,7 @@ class Tape:
                 label,
                 (left, right),
                 made,
-                (Pass(one + other, size, size),),
+                (Pass(one + other, size, size), views),
                 tuple(backward),
                 (one * trained[0], other * trained[1]),
                 saves=tuple(x for x, t in zip((right, left), trained, strict=True) if t),
