@@ -63,12 +63,33 @@ weight comes from one network.
 """
 
 
+_BOUNDS = """## What bounds what is missed
+
+*Generating.* A weight of 64 MiB is memory new from the system: `torch.full` takes as long as the
+last product alone, which writes as much; the states before it, an eighth or a fourth of the
+weight, are the rest. The multilinear tree is one network, and compiled `torch.einsum` finds the
+same products. *Backward* reads the weight's gradient twice, once for the last window's cores and
+once for its state; the second product, with few rows, runs at half the speed of the first.
+
+*Peak memory.* Mixers make windows overlap, so that the state before the last window is a fourth
+of the weight. It is kept, and its gradient stands beside it.
+
+*One input.* Some 45 operations of 3 to 9 us each, mostly launches and views; half of them make the
+state before the last layer, which no input changes.
+
+*Decoders drawn at random* have sizes that no fold lines up with, so that an input cannot join the
+network: their weight is generated, whole or in blocks, which takes as long as using it or longer.
+Sizes that are powers of the radix, or padded to them, avoid it.
+"""
+
+
 def page(data: Data) -> str:
     """The whole page."""
     parts = [
         _introduction(data),
         "## Summary\n",
         _summary(data),
+        _BOUNDS,
         _GENERATE,
         *(_generated(row) for row in data["generate"]),
         _APPLY,
