@@ -78,5 +78,4 @@ def test_modules_import_torch_only(path: Path) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     allowed = {"__future__", "collections.abc", "contextlib", "math", "torch", "torch.nn"}
-    allowed.add("torch.utils.checkpoint")
     assert imported <= allowed

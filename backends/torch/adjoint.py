@@ -36,6 +36,8 @@ def adjoint_lines(
     writer = _Writer(sources, {name: None for _, name in adjoint.seeds})
     for pull in adjoint.pulls:
         yield from writer.pull(pull)
+    # A stage that is one leaf has no pulls: the gradient of its result is that of the leaf.
+    yield from (f"{name} = {source}" for name, source in sources.items() if not adjoint.pulls)
     for core in adjoint.cores:
         yield from _core_lines(core, writer.shapes)
 

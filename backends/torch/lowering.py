@@ -32,12 +32,12 @@ def load_lines(loads: Iterable[Load], again: bool = False) -> Iterator[str]:
     """
     for load in loads:
         name, parameter = load.name, load.parameter
-        unbound = ".unbind()" if parameter.stacked or load.rows is not None else ""
         if load.rows is None:
-            if unbound:
+            if parameter.stacked:
                 yield f"{name} = {name}.unbind()"
             continue
-        count = parameter.shape[0] if parameter.stacked else 1
+        assert parameter.stacked
+        count = parameter.shape[0]
         if not load.transposed:
             yield f"{name} = {name}.reshape({count}, {load.rows}, {load.columns}).unbind()"
         elif again:
@@ -103,19 +103,17 @@ def biased_lines(instructions: Iterable[Instruction]) -> Iterator[str]:
     step, given = instruction.step, list(instruction.operands)
     code, shape = _code(step, given)
     batch = _shape_comment(shape, "n")
-    if code.startswith("torch.bmm("):
-        _, *rest = step.shape
-        row = ", ".join(map(str, rest))
+    count, size = 1, math.prod(step.shape)
+    if isinstance(step, Apply):
+        count, size = step.left, step.outer * step.right
+    if count > 1:  # each of the states of an input has a part of the bias of its own
+        code = f"bias.reshape({count}, {size}) + ({code}).reshape(n, {count}, {size})"
+    elif code.startswith("torch.bmm("):
+        row = ", ".join(map(str, step.shape[1:]))
         code = f"torch.baddbmm(bias.reshape(1, {row}), {code.removeprefix('torch.bmm(')}"
     else:
         one, other = code.split(" @ ")
-        # Each of the rows of an input's product has a part of the bias of its own.
-        count, size = (step.left, step.outer) if isinstance(step, Apply) else (1, 0)
-        if count == 1:
-            code = f"torch.addmm(bias, {one}, {other})"
-        else:
-            product = f"({code}).reshape(n, {count}, {size})"
-            code = f"bias.reshape({count}, {size}) + {product}"
+        code = f"torch.addmm(bias, {one}, {other})"
     yield from commented(f"{instruction.result} = {code}", batch)
 
 

@@ -37,7 +37,6 @@ class StageView:
     statements: str
     wires_in: int
     wires_out: int
-    size_out: int
     forward: str
     arguments: tuple[str, ...]
     learnt: tuple[str, ...]
@@ -200,7 +199,6 @@ def stage_view(
         statements=clean_comment("; ".join(program.statements)),
         wires_in=len(stage.incoming) or root_wire_count(stage),
         wires_out=len(stage.outgoing),
-        size_out=program.outgoing_size,
         forward="slice" if sliced else "run" if activation is None else "linear",
         arguments=(*states, *own, *spare),
         learnt=learnt,

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ from tests.plan.compiling import planned
 from tests.reference import Row, Statement
 from tncompile.diagnostics import DiagnosticError
 from tncompile.plan import LayerPlan
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ class _Adjoint:
             return f"d{INPUT}"
         if isinstance(step, CoreMatrix | CoreTensor):
             name = "d" + value.replace("[", "_").rstrip("]")
-            taken = set(self.names.values())
+            # `dV1_2` is that of `V1[2]`, unless there is a parameter `V1_2`.
+            taken = {*self.names.values(), *(f"d{p.name}" for p in self.program.parameters)}
+            taken -= {name} if "_" not in name else set()
             uses = (name, *(f"{name}_use{k}" for k in range(2, len(self.steps) + 2)))
             return next(n for n in uses if n not in taken)
         if value[0] == STATE or isinstance(step, State):

@@ -68,7 +68,7 @@ _IMPORTS = frozenset(
         "from __future__ import annotations",
         "import math",
         "from collections.abc import Callable, Iterator",
-        "from contextlib import contextmanager",
+        "from contextlib import AbstractContextManager, contextmanager, nullcontext",
         "import torch",
         "from torch import nn",
         "from torch.nn import functional",

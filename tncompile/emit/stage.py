@@ -7,7 +7,6 @@ an input its name `y`; matrices `k…` and values of a tree `t…` have names of
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import count
 
@@ -118,11 +117,6 @@ class StageProgram:
     def carrier_uses(self) -> int:
         """How many factors the carriers are together."""
         return sum(p.uses for p in self.carriers)
-
-    @property
-    def outgoing_size(self) -> int:
-        """Entries of the outgoing state."""
-        return math.prod(i.size for i in self.stage.outgoing)
 
 
 class StageLowering:

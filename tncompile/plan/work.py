@@ -110,7 +110,7 @@ class Permutation:
 
 
 _SHORT_RUN = 16
-# The views around an operation, and what autograd notes down, take about as long again as
+# The views around an operation, and the lines of Python around it, take about as long again as
 # launching it.
 _VIEWS = 1.0
 
