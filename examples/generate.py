@@ -175,6 +175,8 @@ def print_times(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
 def ratio(generated: Timing, dense: Timing) -> str:
     """How the generated layer compares, in words."""
     factor = generated.median / dense.median
+    if factor < 1:
+        return f"generated is {1 / factor:,.1f}x as fast"
     return f"generated takes {factor:,.1f}x as long"
 
 
