@@ -69,13 +69,13 @@ _BOUNDS = """## What bounds what is missed
 last product alone, which writes as much; the states before it, an eighth or a fourth of the
 weight, are the rest. The multilinear tree is one network, and compiled `torch.einsum` finds the
 same products. *Backward* reads the weight's gradient twice, once for the last window's cores and
-once for its state; the second product, with few rows, runs at half the speed of the first.
+once for its state.
 
 *Peak memory.* Mixers make windows overlap, so that the state before the last window is a fourth
 of the weight. It is kept, and its gradient stands beside it.
 
-*One input.* Some 45 operations of 3 to 9 us each, mostly launches and views; half of them make the
-state before the last layer, which no input changes.
+*Few inputs.* The time is that of launching dozens of small operations and their views, whatever
+they compute. Many of them make the state before the last layer, which no input changes.
 
 *Decoders drawn at random* have sizes that no fold lines up with, so that an input cannot join the
 network: their weight is generated, whole or in blocks, which takes as long as using it or longer.

@@ -2,8 +2,8 @@
 
 `backend` is what the entry point names. `lowering` turns linear programs into lines of
 PyTorch, `adjoint` their backward passes, `activations` says how each activation is written;
-`views` and `stages` hold what the templates see, `text` lays out lines. `calibrate`, which
-alone imports torch, times operations.
+`views`, `stages`, `runs` and `streams` hold what the templates see, `text` lays out lines.
+`calibrate`, which alone imports torch, times operations.
 """
 
 from __future__ import annotations

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tncompile.emit import clean_comment
 from tncompile.emit.adjoint import adjoint
-from tncompile.emit.program import Run, StreamProgram
 from tncompile.emit.stage import INPUT, STATE, Instruction, StageProgram
 from tncompile.graph.ir import Layer
 from tncompile.graph.network import root_wire_count
-from tncompile.graph.targets import Conv2d, Target
 
 from . import activations
 from .adjoint import adjoint_lines
-from .lowering import biased_lines, lines, load_lines, row_lines
+from .lowering import biased_lines, lines, load_lines
 from .text import call, names
 
 
@@ -97,61 +94,6 @@ class StageView:
         return self.activation_name != "linear"
 
 
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """Stages of the trunk that stand together, recomputed as one if `recomputed`."""
-
-    class_name: str
-    function: str
-    recomputed: bool
-    stages: tuple[StageView, ...]
-    arguments: tuple[str, ...]
-    given: tuple[str, ...]
-    title: str
-    lines: tuple[str, ...]
-    adjoint_lines: tuple[str, ...]
-    gradients: str
-
-    @property
-    def is_hidden(self) -> bool:
-        """Whether it makes a state."""
-        return self.stages[-1].is_hidden
-
-
-@dataclass(frozen=True, slots=True)
-class StreamView:
-    """The last stage in blocks of rows.
-
-    `lines` make the matrix and the operand of a block, called `names` there and `values` in
-    the adjoint; `seeds` are the names of their gradients.
-    """
-
-    class_name: str
-    function: str
-    arguments: tuple[str, ...]
-    given: tuple[str, ...]
-    lines: tuple[str, ...]
-    row_lines: tuple[str, ...]
-    names: tuple[str, str]
-    values: tuple[str, str]
-    seeds: str
-    seed_names: tuple[str, ...]
-    kept: tuple[str, ...]
-    apply: str
-    axis: int
-    cut: str
-    input_gradient: str
-    weight_gradient: str
-    loads: tuple[str, ...]
-    adjoint_lines: tuple[str, ...]
-    gradients: str
-    columns: int
-    outer: int
-    inner: int
-    right: int
-    rows: int
-
-
 def stage_view(
     program: StageProgram, layer: Layer, suffix: str = "", again: bool = False
 ) -> StageView:
@@ -162,9 +104,7 @@ def stage_view(
     learnt = () if activation is None else tuple(p.name for p in activation.parameters)
     own = tuple(p.name for p in program.parameters)
     states = (*([INPUT] * program.takes_input), *([STATE] * bool(stage.incoming)))
-    # A stage of constants alone takes a parameter for its dtype and device.
-    spare = () if own or states else (layer.parameters[0].name,)
-    like = _like(program) or layer.parameters[0].name
+    like = like_of(program)
     sliced = bool(schedule.slices)
     whole = program.readout if program.windows else program.instructions
     cut = sliced or (again and activation is None) or program.takes_input
@@ -194,24 +134,24 @@ def stage_view(
         result = f"{INPUT}.reshape(n, {math.prod(schedule.steps[last].shape)})"
     return StageView(
         class_name=class_name,
-        function=_function(layer, suffix or f"Layer{stage.number}"),
+        function=function_name(layer, suffix or f"Layer{stage.number}"),
         number=stage.number,
         statements=clean_comment("; ".join(program.statements)),
         wires_in=len(stage.incoming) or root_wire_count(stage),
         wires_out=len(stage.outgoing),
         forward="slice" if sliced else "run" if activation is None else "linear",
-        arguments=(*states, *own, *spare),
+        arguments=(*states, *own),
         learnt=learnt,
-        given=(*states, *(f"self.{name}" for name in (*own, *spare))),
+        given=(*states, *(f"self.{name}" for name in own)),
         learnt_given=tuple(f"self.act{stage.number}.{name}" for name in learnt),
         matrix_arguments=matrix_arguments,
         matrix_given=tuple(f"self.{name}" for name in matrix_arguments),
-        matrix_lines=_split(matrix_lines),
+        matrix_lines=flat(matrix_lines),
         matrices=matrices,
-        lines=_split(begin),
+        lines=flat(begin),
         count=tuple(count),
-        tail=_split(lines(tail, like)),
-        biased_tail=_split(biased_lines(tail)) if program.takes_input else (),
+        tail=flat(lines(tail, like)),
+        biased_tail=flat(biased_lines(tail)) if program.takes_input else (),
         tail_names=names(_free_names(tail)) if tail else "",
         result=result,
         activation_name="linear" if activation is None else activation.name,
@@ -227,11 +167,10 @@ def stage_view(
             *(line.replace("dz", seed) for line in formula.adjoint),
         ),
         kept=program.kept,
-        adjoint_lines=_split(pulled),
+        adjoint_lines=flat(pulled),
         gradient="g" if formula is None else seed,
         gradients=names(
-            [*map(_state_gradient, states), *(f"d{n}" for n in own)]
-            + ["None"] * len(spare)
+            [*map(state_gradient, states), *(f"d{n}" for n in own)]
             + [f"d{n}" for n in learnt if not sliced]
         ),
         carriers=_tuple([f"self.{p.name}" for p in program.carriers]),
@@ -240,25 +179,25 @@ def stage_view(
     )
 
 
-def _function(layer: Layer, suffix: str) -> str:
+def function_name(layer: Layer, suffix: str) -> str:
     """The name of the differentiable function that a class becomes."""
     return f"_{layer.name}_{suffix.lower()}"
 
 
-def _state_gradient(name: str) -> str:
+def state_gradient(name: str) -> str:
     """The gradient of a state, which is flat, or of an input, where it is wanted."""
     return "dx.reshape(-1)" if name == STATE else "dy.reshape(y.shape) if wanted[0] else None"
 
 
-def _split(text: Iterable[str]) -> tuple[str, ...]:
+def flat(text: Iterable[str]) -> tuple[str, ...]:
+    """Lines, some of which are several, one by one."""
     return tuple(line for lines in text for line in lines.split("\n"))
 
 
-def _like(program: StageProgram) -> str:
-    """A tensor in sight in all functions of a stage, for the dtype and device of constants."""
-    for load in (*program.loads, *program.start):
-        return f"{load.name}[0]" if load.parameter.stacked else load.name
-    return STATE if program.stage.incoming else ""
+def like_of(program: StageProgram) -> str:
+    """A core, in sight in all functions of a stage, for the dtype and device of constants."""
+    load = next(iter((*program.loads, *program.start)))
+    return f"{load.name}[0]" if load.parameter.stacked else load.name
 
 
 def _cut(
@@ -280,116 +219,6 @@ def _free_names(instructions: Sequence[Instruction]) -> list[str]:
                 free[base] = None
         made.add(instruction.result)
     return list(free)
-
-
-def run_view(run: Run, stages: Sequence[StageView], layer: Layer) -> RunView:
-    """Neighbouring stages as one."""
-    members = tuple(stages[run.first - 1 : run.last])
-    given = [n for s in members for n in (*s.given, *s.learnt_given) if n != STATE]
-    inner = [n for s in members for n in _numbered(s)[1]]
-    states = [STATE] if members[0].takes_state else []
-    lines = []
-    for stage in members:
-        state, rest = _numbered(stage)
-        lines.append(call(f"x = {stage.class_name}.run(", ["_pass", *state, *rest]))
-    layers = f"Layers {run.first} to {run.last}," if run.last > run.first else f"Layer {run.first},"
-    return RunView(
-        class_name=f"_{layer.class_name}Layers{run.first}To{run.last}",
-        function=_function(layer, f"Layers{run.first}To{run.last}"),
-        recomputed=run.recomputed,
-        stages=members,
-        arguments=(*states, *inner),
-        given=(*states, *given),
-        title=layers,
-        lines=_split([*lines, "return x"]),
-        adjoint_lines=_split(_run_adjoint(members)),
-        gradients=names([f"d{name}" for name in (*states, *inner)]),
-    )
-
-
-def _run_adjoint(members: Sequence[StageView]) -> Iterator[str]:
-    """Each stage again with what it keeps, the states between them; then the adjoints."""
-    before = STATE
-    inputs = []
-    for stage in members:
-        state, rest = _numbered(stage)
-        given = [before] * len(state) + rest
-        inputs.append(given)
-        last = stage is members[-1]
-        before = f"x{stage.number}"
-        yield f"keep, kept{stage.number} = _keeping()"
-        short = last and not stage.slice_count and stage.tail
-        name = f"{stage.class_name}.{'values' if short else 'run'}("
-        yield call(name if last else f"{before} = {name}", ["keep", *given])
-    for stage, given in reversed(list(zip(members, inputs, strict=True))):
-        state, rest = _numbered(stage)
-        first = stage is members[0]
-        gradients = [("dx" if first else "g") for _ in state] + [f"d{name}" for name in rest]
-        head = f"{names(gradients)} = {stage.class_name}.adjoint("
-        yield call(head, ["g", *given, f"kept{stage.number}", "wanted"])
-
-
-def _numbered(stage: StageView) -> tuple[list[str], list[str]]:
-    """The state, if any, and the other arguments; an activation's numbers by their stage."""
-    state = [n for n in stage.arguments if n == STATE]
-    rest = [n for n in stage.arguments if n != STATE]
-    return state, rest + [f"{n}{stage.number}" for n in stage.learnt]
-
-
-def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
-    """The last stage in blocks."""
-    program = stream.stage
-    backward = adjoint(program, (stream.matrix, stream.operand))
-    own = [p.name for p in program.parameters]
-    states = [STATE] * bool(program.stage.incoming)
-    begin = [*load_lines(program.start), *load_lines(program.loads)]
-    shape = layer.target.weight_shape
-    return StreamView(
-        class_name=f"_{layer.class_name}Stream",
-        function=_function(layer, "Stream"),
-        arguments=(*states, *own),
-        given=(*states, *(f"self.{name}" for name in own)),
-        lines=_split([*begin, *lines(program.instructions, _like(program))]),
-        row_lines=_split(row_lines(stream, shape)),
-        names=stream.names,
-        values=(program.values[stream.matrix], program.values[stream.operand]),
-        seeds=", ".join(name for _, name in backward.seeds),
-        seed_names=tuple(name for _, name in backward.seeds),
-        kept=program.kept,
-        loads=_split(load_lines((*program.start, *program.loads), again=True)),
-        adjoint_lines=_split(adjoint_lines(program, backward, {})),
-        gradients=names(["dinput", *map(_state_gradient, states), *(f"d{n}" for n in own)]),
-        **_block_views(layer.target),
-        columns=math.prod(shape[1:]),
-        outer=stream.outer,
-        inner=stream.inner,
-        right=stream.right,
-        rows=stream.rows,
-    )
-
-
-def _block_views(target: Target) -> dict[str, Any]:
-    """How a block of the weight is used, and the gradients of the input and of the block."""
-    if not isinstance(target, Conv2d):
-        inputs = target.weight_shape[1]
-        return {
-            "apply": "functional.linear(input, weight)",
-            "axis": -1,
-            "cut": "[..., first:last]",
-            "input_gradient": "block @ weight",
-            "weight_gradient": f"block.reshape(-1, last - first).mT @ input.reshape(-1, {inputs})",
-        }
-    # What PyTorch pads in another way is padded before.
-    padding = target.padding if isinstance(target.padding, tuple) else (0, 0)
-    padding = padding if target.padding_mode == "zeros" else (0, 0)
-    options = f"{target.stride!r}, {padding!r}, {target.dilation!r}"
-    return {
-        "apply": f"functional.conv2d(input, weight, None, {options})",
-        "axis": -3,
-        "cut": "[:, first:last]",
-        "input_gradient": f"nn.grad.conv2d_input(input.shape, weight, block, {options})",
-        "weight_gradient": f"nn.grad.conv2d_weight(input, weight.shape, block, {options})",
-    }
 
 
 def _tuple(items: list[str]) -> str:

@@ -17,7 +17,9 @@ from tncompile.plan.schedule import Identity, Kron, Ones, Schedule, trained_valu
 
 from . import activations
 from .lowering import entry_lines
-from .stages import RunView, StageView, StreamView, run_view, stage_view, stream_view
+from .runs import RunView, run_view
+from .stages import StageView, stage_view
+from .streams import StreamView, stream_view
 from .text import shape_text
 
 _COMMENT_WIDTH = 90

@@ -11,13 +11,13 @@ import pytest
 from tncompile.plan.fit import NEVER_FRESH, factors_off, fit_profile
 from tncompile.plan.profile import CPU, Profile
 from tncompile.plan.timed import (
-    ITEMSIZE,
     Measurement,
     Pass,
     Product,
     calibration_works,
     predicted_seconds,
 )
+from tncompile.plan.work import ITEMSIZE
 
 WORKS = calibration_works()
 

@@ -64,3 +64,20 @@ class PlanCacheTrouble(Diagnostic):
 
     def notes(self) -> tuple[str, ...]:
         return ("nothing is lost but time: plans were searched for anew",)
+
+
+@dataclass(frozen=True)
+class BudgetBeyondMachine(Diagnostic):
+    """A budget that is larger than the memory of the machine that plans."""
+
+    code: ClassVar = "W0502"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = "a budget of {budget} is more than all memory of this machine"
+    label: ClassVar = "asks for it"
+    budget: str
+
+    def notes(self) -> tuple[str, ...]:
+        return ("it is kept to, for a machine that has as much",)
+
+    def helps(self) -> tuple[str, ...]:
+        return ("without a budget, a layer may take what this machine has",)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tncompile.plan.profile import CLASSES, Profile
-from tncompile.plan.timed import ITEMSIZE, Measurement, Pass, Product, predicted_seconds
+from tncompile.plan.timed import Measurement, Pass, Product, predicted_seconds
+from tncompile.plan.work import ITEMSIZE
 
 Vector = NDArray[np.float64]
 

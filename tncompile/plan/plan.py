@@ -73,7 +73,10 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
             a mode that it cannot have.
     """
     settings = settings or Settings()
-    memory = settings.memory or machine_memory()
+    machine = machine_memory()
+    memory = settings.memory or machine
+    if memory.limit > machine.limit:
+        findings.add(errors.BudgetBeyondMachine(None, show_bytes(memory.limit)))
     choosers: dict[str, Chooser] = {}
     plans = []
     for layer in program.layers:
@@ -87,6 +90,8 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
                 settings.stored,
             )
         limit = memory if layer.budget is None else Memory(layer.budget, "its budget")
+        if limit is not memory and limit.limit > machine.limit:
+            findings.add(errors.BudgetBeyondMachine(layer.span, show_bytes(limit.limit)))
         planner = _LayerPlanner(layer, choosers[dtype], limit, settings.batches)
         plan = planner.run(findings)
         if plan is not None:

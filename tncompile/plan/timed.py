@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from tncompile.plan.profile import Profile
+from tncompile.plan.work import ITEMSIZE
 
-ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 _MOST_ENTRIES = 2**23  # of one batched operand or result: 32 MiB
 
 # The long side of a product, and the sizes of the two short ones: fewer where it takes longer.

@@ -1,0 +1,117 @@
+"""The last stage in blocks of rows, as the templates see it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tncompile.emit.adjoint import adjoint
+from tncompile.emit.program import StreamProgram
+from tncompile.emit.stage import STATE
+from tncompile.graph.ir import Layer
+from tncompile.graph.targets import Conv2d, Target
+
+from .adjoint import adjoint_lines
+from .lowering import lines, load_lines, row_lines
+from .stages import flat, function_name, like_of, state_gradient
+from .text import names
+
+
+@dataclass(frozen=True, slots=True)
+class BlockView:
+    """How a block of the weight is used: expressions of input, weight and gradient (`block`).
+
+    Outputs of blocks are joined along `axis`; `cut` takes the part of a block from a gradient.
+    """
+
+    apply: str
+    axis: int
+    cut: str
+    input_gradient: str
+    weight_gradient: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """The last stage in blocks of rows.
+
+    `lines` make the matrix and the operand of a block, called `names` there and `values` in
+    the adjoint; `seeds` are the names of their gradients.
+    """
+
+    class_name: str
+    function: str
+    arguments: tuple[str, ...]
+    given: tuple[str, ...]
+    lines: tuple[str, ...]
+    row_lines: tuple[str, ...]
+    names: tuple[str, str]
+    values: tuple[str, str]
+    seeds: str
+    seed_names: tuple[str, ...]
+    kept: tuple[str, ...]
+    block: BlockView
+    loads: tuple[str, ...]
+    adjoint_lines: tuple[str, ...]
+    gradients: str
+    columns: int
+    outer: int
+    inner: int
+    right: int
+    rows: int
+
+
+def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
+    """The last stage in blocks."""
+    program = stream.stage
+    backward = adjoint(program, (stream.matrix, stream.operand))
+    own = [p.name for p in program.parameters]
+    states = [STATE] * bool(program.stage.incoming)
+    begin = [*load_lines(program.start), *load_lines(program.loads)]
+    shape = layer.target.weight_shape
+    return StreamView(
+        class_name=f"_{layer.class_name}Stream",
+        function=function_name(layer, "Stream"),
+        arguments=(*states, *own),
+        given=(*states, *(f"self.{name}" for name in own)),
+        lines=flat([*begin, *lines(program.instructions, like_of(program))]),
+        row_lines=flat(row_lines(stream, shape)),
+        names=stream.names,
+        values=(program.values[stream.matrix], program.values[stream.operand]),
+        seeds=", ".join(name for _, name in backward.seeds),
+        seed_names=tuple(name for _, name in backward.seeds),
+        kept=program.kept,
+        loads=flat(load_lines((*program.start, *program.loads), again=True)),
+        adjoint_lines=flat(adjoint_lines(program, backward, {})),
+        gradients=names(["dinput", *map(state_gradient, states), *(f"d{n}" for n in own)]),
+        block=block_view(layer.target),
+        columns=math.prod(shape[1:]),
+        outer=stream.outer,
+        inner=stream.inner,
+        right=stream.right,
+        rows=stream.rows,
+    )
+
+
+def block_view(target: Target) -> BlockView:
+    """How blocks of rows of a target's weight are used."""
+    if not isinstance(target, Conv2d):
+        inputs = target.weight_shape[1]
+        return BlockView(
+            apply="functional.linear(input, weight)",
+            axis=-1,
+            cut="[..., first:last]",
+            input_gradient="block @ weight",
+            weight_gradient=f"block.reshape(-1, last - first).mT @ input.reshape(-1, {inputs})",
+        )
+    # What PyTorch pads in another way is padded before.
+    padding = target.padding if isinstance(target.padding, tuple) else (0, 0)
+    padding = padding if target.padding_mode == "zeros" else (0, 0)
+    options = f"{target.stride!r}, {padding!r}, {target.dilation!r}"
+    return BlockView(
+        apply=f"functional.conv2d(input, weight, None, {options})",
+        axis=-3,
+        cut="[:, first:last]",
+        input_gradient=f"nn.grad.conv2d_input(input.shape, weight, block, {options})",
+        weight_gradient=f"nn.grad.conv2d_weight(input, weight.shape, block, {options})",
+    )
