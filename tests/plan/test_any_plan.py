@@ -92,9 +92,11 @@ def test_value_and_gradients(row: Row, seed: int) -> None:
     except DiagnosticError:
         return
     weight = module.AWeight(dtype=torch.float64)
+    torch.manual_seed(seed % 2**32)
     with torch.no_grad():
         for parameter in weight.parameters():
-            parameter.copy_(torch.randn_like(parameter))
+            # Where tanh is flat, 1 - h^2 of a rounded h has no digits to compare.
+            parameter.copy_(0.5 * torch.randn_like(parameter))
     cores = {k: v.detach().requires_grad_() for k, v in weight.state_dict().items()}
     wanted = row.generate(cores, torch.tanh)
     found = weight()
