@@ -78,7 +78,8 @@ def test_links_lead_somewhere() -> None:
 
 def test_settings_and_activations_are_documented() -> None:
     from tncompile.graph.activations import ACTIVATIONS
-    from tncompile.graph.build import DTYPES, SETTINGS
+    from tncompile.graph.build import SETTINGS
+    from tncompile.graph.names import DTYPES
 
     text = (ROOT / "docs/language.md").read_text("utf-8")
     for name in (*SETTINGS, *ACTIVATIONS, *DTYPES):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from tncompile.emit import clean_comment
 from tncompile.emit.adjoint import adjoint
-from tncompile.emit.stage import INPUT, STATE, Instruction, StageProgram
+from tncompile.emit.stage import INPUT, STATE, Instruction, StageProgram, identifier
 from tncompile.graph.ir import Layer
 from tncompile.graph.network import root_wire_count
 
 from . import activations
 from .adjoint import adjoint_lines
 from .lowering import biased_lines, lines, load_lines
-from .text import call, names
+from .text import WIDTH, attribute, call, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class StageView:
     class_name: str
     function: str
     number: int
-    statements: str
+    statements: tuple[str, ...]
     wires_in: int
     wires_out: int
     forward: str
@@ -102,7 +103,7 @@ def stage_view(
     activation = stage.activation
     formula = None if activation is None else activations.formula(activation)
     learnt = () if activation is None else tuple(p.name for p in activation.parameters)
-    own = tuple(p.name for p in program.parameters)
+    own = tuple(identifier(p) for p in program.parameters)
     states = (*([INPUT] * program.takes_input), *([STATE] * bool(stage.incoming)))
     like = like_of(program)
     sliced = bool(schedule.slices)
@@ -136,16 +137,16 @@ def stage_view(
         class_name=class_name,
         function=function_name(layer, suffix or f"Layer{stage.number}"),
         number=stage.number,
-        statements=clean_comment("; ".join(program.statements)),
+        statements=tuple(wrap(clean_comment("; ".join(program.statements)) + ".", WIDTH)),
         wires_in=len(stage.incoming) or root_wire_count(stage),
         wires_out=len(stage.outgoing),
         forward="slice" if sliced else "run" if activation is None else "linear",
         arguments=(*states, *own),
         learnt=learnt,
-        given=(*states, *(f"self.{name}" for name in own)),
+        given=(*states, *map(attribute, program.parameters)),
         learnt_given=tuple(f"self.act{stage.number}.{name}" for name in learnt),
         matrix_arguments=matrix_arguments,
-        matrix_given=tuple(f"self.{name}" for name in matrix_arguments),
+        matrix_given=tuple(attribute(load.parameter) for load in program.loads),
         matrix_lines=flat(matrix_lines),
         matrices=matrices,
         lines=flat(begin),
@@ -173,7 +174,7 @@ def stage_view(
             [*map(state_gradient, states), *(f"d{n}" for n in own)]
             + [f"d{n}" for n in learnt if not sliced]
         ),
-        carriers=_tuple([f"self.{p.name}" for p in program.carriers]),
+        carriers=_tuple([attribute(p) for p in program.carriers]),
         carrier_uses=program.carrier_uses,
         slice_count=math.prod(schedule.slices) if sliced else 0,
     )

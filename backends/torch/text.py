@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from tncompile.graph.ir import Parameter
+
 WIDTH = 100 - 8  # of a line in a method
 _LONG_SHAPE = 12
 
@@ -11,9 +13,11 @@ _LONG_SHAPE = 12
 def shape_text(shape: tuple[int, ...]) -> str:
     """A shape as the arguments of a call; long runs of one size are shortened.
 
-    >>> shape_text((2, 3)), shape_text((2,) * 20)
-    ('2, 3', '(2,) * 20')
+    >>> shape_text((2, 3)), shape_text((2,) * 20), shape_text(())
+    ('2, 3', '(2,) * 20', '()')
     """
+    if not shape:
+        return "()"
     if len(shape) > _LONG_SHAPE and len(set(shape)) == 1:
         return f"({shape[0]},) * {len(shape)}"
     return ", ".join(map(str, shape))
@@ -52,6 +56,12 @@ def call(head: str, items: Sequence[str], tail: str = ")", indent: int = 8) -> s
     if len(head) + len(joined) + len(tail) > width >= len(joined) + 4:
         return f"{head}\n    {joined}\n{tail}"
     return spread(head, items, tail, width)
+
+
+def attribute(parameter: Parameter) -> str:
+    """Where a generator holds a parameter: `self.G`, or `self.G["1"]` for `G.1`."""
+    owner, _, key = parameter.name.partition(".")
+    return f'self.{owner}["{key}"]' if key else f"self.{owner}"
 
 
 def names(items: Sequence[str]) -> str:

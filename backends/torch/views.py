@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
 from tncompile.emit.environment import literal
 from tncompile.emit.program import Run
-from tncompile.graph.ir import CoreKind, Init, NearIdentity, Normal, Parameter, Uniform
+from tncompile.graph.ir import (
+    Constant,
+    CoreKind,
+    Init,
+    NearIdentity,
+    Normal,
+    Parameter,
+    Uniform,
+)
 from tncompile.graph.targets import Conv2d
 from tncompile.plan import LayerPlan
 from tncompile.plan.schedule import Identity, Kron, Ones, Schedule, trained_values
@@ -20,13 +28,14 @@ from .lowering import entry_lines
 from .runs import RunView, run_view
 from .stages import StageView, stage_view
 from .streams import StreamView, stream_view
-from .text import shape_text
+from .text import WIDTH, attribute, call, shape_text, spread
 
 _COMMENT_WIDTH = 90
 _DRAWN: dict[type, str] = {
     Normal: "normal, deviation",
     Uniform: "uniform, bound",
     NearIdentity: "identity and noise of deviation",
+    Constant: "constant",
 }
 _AXES = {
     CoreKind.ROOT: "wire, leg",
@@ -40,9 +49,8 @@ _AXES = {
 class ParameterView:
     """A parameter of a generator: its declaration and how it is initialised."""
 
-    name: str
-    shape: str
-    comment: str
+    lines: tuple[str, ...]
+    comment: tuple[str, ...]
     init: str
     init_comment: str
 
@@ -221,7 +229,7 @@ def _layer(program: LayerProgram) -> LayerView:
         target=str(target).replace('"', "'"),
         kind=target.kind,
         declaration=tuple(wrap(clean_comment(declaration), _COMMENT_WIDTH)),
-        parameters=tuple(_parameter(p) for p in layer.parameters),
+        parameters=_parameters(layer.parameters),
         core_names=tuple(names),
         parameter_count=layer.parameter_count,
         dense_count=layer.dense_parameter_count,
@@ -311,15 +319,43 @@ def _attributes(target: object) -> tuple[str, ...]:
     return tuple(f"{name} = {literal(value)}" for name, value in fields.items())
 
 
-def _parameter(parameter: Parameter) -> ParameterView:
+def _parameters(parameters: Sequence[Parameter]) -> tuple[ParameterView, ...]:
+    """Parameters in order; the first of those with a common name makes the dictionary."""
+    views, owners = [], set()
+    for parameter in parameters:
+        owner, _, key = parameter.name.partition(".")
+        begin = (f"self.{owner} = nn.ParameterDict()",) if key and owner not in owners else ()
+        owners.add(owner)
+        views.append(
+            ParameterView(
+                lines=(*begin, *_declared(parameter)),
+                comment=tuple(wrap(clean_comment(_described(parameter)), WIDTH - 2)),
+                init=_init(attribute(parameter), parameter.init),
+                init_comment=f"{_DRAWN[type(parameter.init)]} {parameter.init.formula}",
+            )
+        )
+    return tuple(views)
+
+
+def _declared(parameter: Parameter) -> Iterator[str]:
+    """Lines that make a parameter."""
+    given = [f"torch.empty({shape_text(parameter.shape)}, **options)"]
+    if len(given[0]) > WIDTH - 4:
+        yield from spread("shape = (", list(map(str, parameter.shape)), ")").split("\n")
+        given = ["torch.empty(shape, **options)"]
+    if parameter.frozen:
+        given.append("requires_grad=False")
+    yield from call(f"{attribute(parameter)} = nn.Parameter(", given).split("\n")
+
+
+def _described(parameter: Parameter) -> str:
+    """The statement of a parameter and its axes."""
+    if parameter.kind is CoreKind.TENSOR:
+        frozen = ", not trained" * parameter.frozen
+        stacked = ": tensor, indices" if parameter.stacked else ": indices"
+        return f"{parameter.statement}{stacked}{frozen}"
     axes = _AXES[parameter.kind] if parameter.stacked else "legs of the root"
-    return ParameterView(
-        name=parameter.name,
-        shape=shape_text(parameter.shape),
-        comment=clean_comment(f"{parameter.statement}: {axes}"),
-        init=_init(f"self.{parameter.name}", parameter.init),
-        init_comment=f"{_DRAWN[type(parameter.init)]} {parameter.init.formula}",
-    )
+    return f"{parameter.statement}: {axes}"
 
 
 def _init(name: str, init: Init) -> str:
@@ -330,5 +366,7 @@ def _init(name: str, init: Init) -> str:
             return f"nn.init.uniform_({name}, {-init.bound!r}, {init.bound!r})"
         case NearIdentity():
             return f"_near_identity_({name}, {init.size}, std={init.std!r})"
+        case Constant():
+            return f"nn.init.constant_({name}, {init.value!r})"
         case _:
             raise AssertionError("activations initialise their own parameters")

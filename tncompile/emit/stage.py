@@ -7,6 +7,7 @@ an input its name `y`; matrices `k…` and values of a tree `t…` have names of
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 from itertools import count
 
@@ -119,6 +120,16 @@ class StageProgram:
         return sum(p.uses for p in self.carriers)
 
 
+def identifier(parameter: Parameter) -> str:
+    """What functions call a parameter; `G.1`, which is no identifier, is `G_1`.
+
+    Their own values have names with small letters in front.
+    """
+    name = parameter.name.replace(".", "_")
+    own = name[0].isupper() and not hasattr(builtins, name)
+    return name if own or parameter.kind is not CoreKind.TENSOR else f"core_{name}"
+
+
 class StageLowering:
     """Names the values of one stage.
 
@@ -215,9 +226,10 @@ class StageLowering:
         inputs = core.input_indices
         transposed = core.is_transposed
         assert transposed or core.indices[len(core.indices) - len(inputs) :] == inputs
-        load = Load(parameter.name, parameter, rows, columns, transposed and rows is not None)
-        assert self.loads.setdefault(parameter.name, load) == load, "read in two shapes"
-        return parameter.name if core.slot is None else f"{parameter.name}[{core.slot}]"
+        name = identifier(parameter)
+        load = Load(name, parameter, rows, columns, transposed and rows is not None)
+        assert self.loads.setdefault(name, load) == load, "read in two shapes"
+        return name if core.slot is None else f"{name}[{core.slot}]"
 
     def _name(self, number: int, step: Step) -> str:
         """The name of a new value."""
@@ -243,8 +255,14 @@ def _carriers(stage: Stage, parameters: dict[str, Parameter]) -> tuple[Parameter
     """
     names = dict.fromkeys(c.parameter for c in stage.cores if c.parameter is not None)
     own = [parameters[name] for name in names]
-    for kinds in ((CoreKind.EXPAND, CoreKind.MAP), (CoreKind.MIX,), (CoreKind.ROOT,)):
-        chosen = tuple(p for p in own if p.kind in kinds)
+    kinds_in_turn = (
+        (CoreKind.EXPAND, CoreKind.MAP),
+        (CoreKind.MIX,),
+        (CoreKind.ROOT,),
+        (CoreKind.TENSOR,),
+    )
+    for kinds in kinds_in_turn:
+        chosen = tuple(p for p in own if p.kind in kinds and not p.frozen)
         if chosen:
             return chosen
     return ()

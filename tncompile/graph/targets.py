@@ -29,6 +29,7 @@ class Linear:
     out_features: int
 
     kind = "linear"
+    axes = ("o", "i")
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -63,6 +64,7 @@ class Conv2d:
     padding_mode: str
 
     kind = "conv2d"
+    axes = ("o", "i", "h", "w")
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -115,6 +117,11 @@ class Tensor:
     shape: tuple[int, ...]
 
     kind = "tensor"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the weight's axes."""
+        return tuple(f"d{k}" for k in range(1, len(self.shape) + 1))
 
     @property
     def weight_shape(self) -> tuple[int, ...]:

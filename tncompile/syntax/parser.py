@@ -26,11 +26,10 @@ from tncompile.syntax.build import TreeBuilder
 NESTING_LIMIT = 100
 _IGNORED = {"COMMENT", "BLANK", "STRAY"}
 # Words that begin an item wherever they stand, and those that do so outside of braces only.
-_ALWAYS_ITEM = {"LAYER", "TOPOLOGY", "IMPORT"}
+_ALWAYS_ITEM = {"LAYER", "TOPOLOGY", "NETWORK", "IMPORT"}
 _OUTER_ITEM = {"LET"}
-_FUTURE = {"network": "networks drawn tensor by tensor", "stage": "drawn networks"}
 _MODE_LISTS = "lists of modes; `modes = fold(radix = 2)` folds any weight"
-_OPEN = {"LBRACE": "RBRACE", "LPAR": "RPAR"}
+_OPEN = {"LBRACE": "RBRACE", "LPAR": "RPAR", "LSQB": "RSQB"}
 _SHOWN = {
     "NAME": "a name",
     "NUMBER": "a number",
@@ -40,6 +39,8 @@ _SHOWN = {
 _VALUE = {"NAME", "NUMBER", "SIZE", "STRING", "TRUE", "FALSE", "LPAR", "MINUS"}
 _OPERATORS = {"PLUS", "MINUS", "TIMES", "DIVIDE", "MOD", "CIRCUMFLEX"}
 _STATEMENTS = {"ROOT", "EXPAND", "MAP", "MIX", "UNTIL", "REPEAT", "SHARED"}
+_DRAWN = {"NAME", "SHARED", "FREEZE", "FOR", "STAGE", "LET"}
+_WORDS_AND_SETTINGS = {"NAME", "INIT", "FREEZE"}
 
 
 @cache
@@ -122,9 +123,9 @@ def _lex(file: SourceFile, findings: Findings) -> tuple[list[Token], tuple[ast.C
                 finding, skip_to = _stray(file, span)
                 findings.add(finding)
                 continue
-            case "LBRACE" | "LPAR":
+            case "LBRACE" | "LPAR" | "LSQB":
                 depth += 1
-            case "RBRACE" | "RPAR":
+            case "RBRACE" | "RPAR" | "RSQB":
                 depth -= 1
             case _:
                 if token.type in _ALWAYS_ITEM:
@@ -143,10 +144,6 @@ def _stray(file: SourceFile, span: Span) -> tuple[Diagnostic, int]:
     line_end = starts[line] - 1 if line < len(starts) else len(file.text)
     if file.text[span.start] == '"':
         return errors.UnterminatedString(Span(file, span.start, line_end)), line_end
-    if file.text[span.start] == "[":
-        close = file.text.find("]", span.start, line_end)
-        end = line_end if close < 0 else close + 1
-        return errors.FutureConstruct(Span(file, span.start, end), "[…]", _MODE_LISTS), end
     end = span.start + 1
     if file.text[span.start] == "'":
         close = file.text.find("'", end, line_end)
@@ -198,8 +195,11 @@ def _unexpected(
     file: SourceFile, tokens: list[Token], token: Token, expected: set[str]
 ) -> Diagnostic:
     span = _span(file, token)
-    if str(token) in _FUTURE and token.type == "NAME":
-        return errors.FutureConstruct(span, str(token), _FUTURE[str(token)])
+    if token.type == "LSQB" and expected >= _VALUE:
+        line_end = file.text.find("\n", span.start)
+        close = file.text.find("]", span.start, None if line_end < 0 else line_end)
+        span = Span(file, span.start, span.end if close < 0 else close + 1)
+        return errors.FutureConstruct(span, "[…]", _MODE_LISTS)
     if "NAME" in expected and _fixed_words().get(token.type, "").isalpha():
         return errors.ReservedWord(span, str(token))
     opened = None
@@ -236,8 +236,13 @@ def _describe(expected: set[str]) -> tuple[str, ...]:
     if expected >= _STATEMENTS:
         words.append("a statement")
         expected = expected - _STATEMENTS - {"LAST", "LET"}
+    if expected >= _DRAWN:
+        words.append("a statement")
+        expected = expected - _DRAWN
+    elif expected >= _WORDS_AND_SETTINGS:
+        expected = expected - (_WORDS_AND_SETTINGS - {"NAME"})
     if expected >= _ALWAYS_ITEM:
-        words.append("`layer`, `topology`, `let` or `import`")
+        words.append("`layer`, `topology`, `network`, `let` or `import`")
         expected = expected - _ALWAYS_ITEM - _OUTER_ITEM
     fixed = _fixed_words()
     for name in sorted(expected - _IGNORED):
