@@ -225,7 +225,9 @@ class StageLowering:
         parameter = self.parameters[core.parameter]
         inputs = core.input_indices
         transposed = core.is_transposed
-        assert transposed or core.indices[len(core.indices) - len(inputs) :] == inputs
+        assert (
+            rows is None or transposed or core.indices[len(core.indices) - len(inputs) :] == inputs
+        )
         name = identifier(parameter)
         load = Load(name, parameter, rows, columns, transposed and rows is not None)
         assert self.loads.setdefault(name, load) == load, "read in two shapes"

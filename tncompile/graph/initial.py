@@ -103,7 +103,7 @@ class Given:
 
 
 def given_init(node: ast.Expression, scope: Scope) -> Given:
-    """What stands behind `init`: `normal(0.1)`, `identity`, …
+    """What stands behind `init`: `normal(0.1)`, `identity` and the like.
 
     Raises:
         DiagnosticError: E0201 for an unknown kind, E02xx for its number.

@@ -20,7 +20,7 @@ class Legs:
 
     @property
     def listed(self) -> tuple[int, ...]:
-        """Positions of the modes, in the order of `leg[1]`, `leg[2]`, …"""
+        """Positions of the modes, in the order of `leg[1]`, `leg[2]` and so on."""
         return tuple(range(self.modes.order))
 
     def of_axis(self, axis: str) -> tuple[int, ...] | None:

@@ -124,6 +124,7 @@ def _check_parameters(item: Source, findings: Findings) -> None:
 def check_definitions(
     unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings
 ) -> None:
+    """Refuse definitions of names that the file has no `let` for."""
     known = tuple(i.name.name for i in unit.file.items if isinstance(i, ast.Let))
     for name, value in definitions.items():
         if name not in known:
