@@ -46,8 +46,15 @@ class Drawn:
     sizes: Mapping[str, int] = field(hash=False)
     radix: int
 
+    bond = 2  # of indices without a size, of which there are none
+
     @property
-    def text(self) -> str:
+    def order(self) -> int:
+        """Legs of the weight."""
+        return len(self.parts[-1].out)
+
+    def text(self, activation: str) -> str:
+        """The network `N`, and a layer that uses it."""
         seen: set[str] = set()
         *hidden, last = self.parts
         lines = [
@@ -57,8 +64,8 @@ class Drawn:
         body = "".join(lines) + self._lines(last, seen, 4)
         return (
             f"network N() {{\n{body}}}\n"
-            f"layer a : Tensor({self.radix ** len(last.out)}) from N() {{\n"
-            f"    modes = fold({self.radix})\n    activation = tanh\n}}\n"
+            f"layer a : Tensor({self.radix**self.order}) from N() {{\n"
+            f"    modes = fold({self.radix})\n    activation = {activation}\n}}\n"
         )
 
     def _lines(self, part: Part, seen: set[str], indent: int) -> str:
@@ -126,7 +133,7 @@ class Drawn:
     def _einsum(
         self, operands: list[tuple[Tensor, tuple[str, ...]]], out: tuple[str, ...]
     ) -> Tensor:
-        symbols = {}
+        symbols: dict[str, str] = {}
         for _, names in operands:
             for name in names:
                 symbols.setdefault(name, opt_einsum.get_symbol(len(symbols)))

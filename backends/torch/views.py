@@ -203,7 +203,7 @@ def _layer(program: LayerProgram) -> LayerView:
     layer = program.layer
     target, shape = layer.target, layer.target.weight_shape
     last = program.stages[-1]
-    names = [p.name for p in layer.parameters]
+    names = _in_order([p.name for p in layer.parameters])
     for stage in layer.stages:
         if stage.activation is not None:
             names += [f"act{stage.number}.{p.name}" for p in stage.activation.parameters]
@@ -259,6 +259,16 @@ def _layer(program: LayerProgram) -> LayerView:
         stream=_stream(program, used),
         mode_tables=_mode_tables(program.plan, used),
     )
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """Names in the order of `named_parameters`: those of a dictionary together, at the end.
+
+    >>> _in_order(["F.1", "G.1", "root", "F.2"])
+    ['root', 'F.1', 'F.2', 'G.1']
+    """
+    owners = list(dict.fromkeys(n.partition(".")[0] for n in names if "." in n))
+    return sorted(names, key=lambda n: owners.index(n.partition(".")[0]) if "." in n else -1)
 
 
 def _used_modes(plan: LayerPlan) -> set[str]:

@@ -14,7 +14,7 @@ from tests.drawn import Drawn, networks
 def assert_same(network: Drawn) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tncompile.CompileWarning)
-        module = tncompile.compile(network.text)
+        module = tncompile.compile(network.text("tanh"))
     torch.manual_seed(0)
     weight = module.AWeight(dtype=torch.float64)
     with torch.no_grad():

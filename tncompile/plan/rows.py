@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tncompile.graph.ir import Core, Index, Stage
+from tncompile.graph.ir import Core, CoreKind, Index, Stage
 from tncompile.plan.schedule import CoreTensor, State, Step
 
 
@@ -86,6 +86,8 @@ def _are_matrices(cores: Sequence[Core]) -> bool:
     ways: dict[str | None, tuple[bool, int]] = {}
     for core in cores:
         inputs, transposed = core.input_indices, core.is_transposed
+        if core.kind is CoreKind.COPY:
+            return False
         if not transposed and core.indices[len(core.indices) - len(inputs) :] != inputs:
             return False
         way = (transposed, len(inputs))

@@ -6,6 +6,7 @@ dot joins the tensors of a hyperedge, legs end in a number, a state that comes i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from tncompile.report.facts import core_count, names
 from tncompile.report.markup import Markup, tag, together
 from tncompile.report.shapes import Drawing
 
-UNIT, MARGIN, HEAD, RADIUS = 30.0, 36.0, 24.0, 8.0
+UNIT, MARGIN, HEAD, RADIUS = 34.0, 36.0, 24.0, 8.0
 # Beyond it lines hide each other.
 MOST_NODES = 400
 
@@ -82,8 +83,17 @@ def _indices(graph: Any, at: Places) -> Iterator[Markup]:
         if len(ends) > 1:
             shapes.append(tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=2.6, class_="dot"))
         if data["open"] is not None:
-            shapes.append(tag("text", str(data["open"]), x=x, y=y + 13, class_="inside mid"))
+            shapes.append(_number(str(data["open"]), (x, y), ends))
         yield tag("g", title, *shapes)
+
+
+def _number(text: str, end: tuple[float, float], tensors: list[tuple[float, float]]) -> Markup:
+    """The number of a leg, behind its end as seen from its tensors."""
+    x = end[0] - sum(a for a, _ in tensors) / len(tensors)
+    y = end[1] - sum(b for _, b in tensors) / len(tensors)
+    length = math.hypot(x, y) or 1.0
+    left, top = end[0] + 9 * x / length, end[1] + 9 * y / length + 4
+    return tag("text", text, x=f"{left:.1f}", y=f"{top:.1f}", class_="inside mid")
 
 
 def _tensors(graph: Any, at: Places, stage: Stage) -> Iterator[Markup]:
@@ -92,15 +102,15 @@ def _tensors(graph: Any, at: Places, stage: Stage) -> Iterator[Markup]:
             continue
         x, y = at[node]
         if data["kind"] == "state":
-            box = {"x": x - 12, "y": y - 8, "width": 24, "height": 16, "rx": 4, "class_": "band"}
-            yield tag("g", tag("title", "the state that comes in"), tag("rect", **box))
+            box = tag("rect", x=x - 12, y=y - 8, width=24, height=16, rx=4, class_="band")
+            yield tag("g", tag("title", "the state that comes in"), box)
             continue
         core = stage.cores[int(node[-1])]
         sizes = "×".join(str(i.size) for i in core.indices)
         title = tag("title", f"{core.name}: {core.kind}, {sizes}\n{core.statement}")
         constant = core.kind in CONSTANTS
         disc = tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=RADIUS - 3 * constant, class_="core")
-        label = tag("text", names([core]), x=x, y=y - 11, class_="inside mid")
+        label = tag("text", names([core]), x=f"{x + 9:.1f}", y=f"{y - 6:.1f}", class_="inside")
         yield tag(
             "g",
             title,
