@@ -10,10 +10,11 @@ from textwrap import wrap
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
 from tncompile.emit.environment import literal
 from tncompile.emit.program import Run
-from tncompile.graph.ir import CoreKind, Init, NearIdentity, Normal, Parameter, Uniform
+from tncompile.graph.ir import CoreKind, Init, Modes, NearIdentity, Normal, Parameter, Uniform
 from tncompile.graph.targets import Conv2d
 from tncompile.plan import LayerPlan
-from tncompile.plan.schedule import Identity, Kron, Ones, Schedule, trained_values
+from tncompile.plan.contract import is_pointwise
+from tncompile.plan.schedule import Convolve, Identity, Kron, Ones, Schedule, trained_values
 
 from . import activations
 from .lowering import entry_lines
@@ -66,6 +67,11 @@ class LayerView:
     strides: str
     entries: int
     generated: int
+    cropped: str
+    crops_axes: bool
+    convolves: bool
+    input_pad: int
+    output_pad: int
     split: bool
     entry_lines: tuple[str, ...]
     default_dtype: str
@@ -123,6 +129,7 @@ class ModuleView:
     plain_rational: bool
     krons: frozenset[str]
     mixers: bool
+    convolved: bool
     constants: bool
     decision_lines: tuple[str, ...]
 
@@ -156,6 +163,12 @@ def module_view(program: ModuleProgram) -> ModuleView:
         krons=frozenset(_krons(program)),
         constants=any(
             isinstance(step, Identity | Ones)
+            for layer in program.layers
+            for schedule in _schedules(layer.plan)
+            for step in schedule.steps
+        ),
+        convolved=any(
+            isinstance(step, Convolve)
             for layer in program.layers
             for schedule in _schedules(layer.plan)
             for step in schedule.steps
@@ -201,7 +214,8 @@ def _layer(program: LayerProgram) -> LayerView:
             names += [f"act{stage.number}.{p.name}" for p in stage.activation.parameters]
     declaration = f"layer {layer.name} : {target} from {layer.topology}"
     strides = [1]
-    for size in reversed(shape[1:]):
+    extents = layer.modes.extents
+    for size in reversed(extents[1:]):
         strides.insert(0, strides[0] * size)
     fan_in = getattr(target, "fan_in", 1)
     amounts, padding = None, "self.padding"
@@ -231,6 +245,11 @@ def _layer(program: LayerProgram) -> LayerView:
         strides=repr(tuple(strides)),
         entries=layer.modes.entries,
         generated=layer.modes.generated,
+        cropped=_cropped(layer.modes),
+        crops_axes=_crops_axes(layer.modes),
+        convolves=program.contract is not None and not is_pointwise(layer),
+        input_pad=extents[1] - shape[1] if len(shape) > 1 else 0,
+        output_pad=layer.modes.generated // math.prod(extents[1:]) - shape[0],
         split=bool(last.windows),
         entry_lines=tuple(entry_lines(last)),
         default_dtype="None" if layer.dtype is None else f"torch.{layer.dtype}",
@@ -243,7 +262,7 @@ def _layer(program: LayerProgram) -> LayerView:
         padding=padding,
         padding_amounts=amounts,
         stream_padding=_stream_padding(target),
-        contract_padding=_contract_padding(target),
+        contract_padding=_contract_padding(target, is_pointwise(layer)),
         stride_area=math.prod(getattr(target, "stride", ())),
         trunk=tuple(run_view(run, stages, layer) for run in program.trunk),
         last_again=run_view(last_run, stages, layer) if program.last_recomputed else None,
@@ -251,6 +270,23 @@ def _layer(program: LayerProgram) -> LayerView:
         stream=_stream(program, used),
         mode_tables=_mode_tables(program.plan, used),
     )
+
+
+def _crops_axes(modes: Modes) -> bool:
+    """Whether entries between others are cropped, not those at the end alone."""
+    return modes.extents[1:] != modes.shape[1:]
+
+
+def _cropped(modes: Modes) -> str:
+    """The weight, from all that is generated, `z`."""
+    if _crops_axes(modes):
+        cuts = ", ".join(
+            f":{size}" if size < extent else ":"
+            for size, extent in zip(modes.shape, modes.extents, strict=True)
+        )
+        return f"z.reshape({shape_text(modes.extents)})[{cuts}]"
+    whole = f"z[:{modes.entries}]" if modes.padding else "z"
+    return f"{whole}.reshape({shape_text(modes.shape)})"
 
 
 def _used_modes(plan: LayerPlan) -> set[str]:
@@ -296,8 +332,10 @@ def _stream_padding(target: object) -> str | None:
     return None
 
 
-def _contract_padding(target: object) -> str | None:
-    """Zeros that are put around the input of a convolution of 1 x 1."""
+def _contract_padding(target: object, pointwise: bool) -> str | None:
+    """Zeros that are put around the input of a convolution before it is contracted."""
+    if not pointwise:
+        return _stream_padding(target)
     if isinstance(target, Conv2d) and target.padding_mode == "zeros":
         return repr(target.padding_amounts) if any(target.padding_amounts) else None
     return None

@@ -166,6 +166,14 @@ CASES = {
         (2, 3, 4),
         "apply = stream",
     ),
+    "conv_contract": Case(
+        "Conv2d(4, 4, 2, stride = (1, 2), padding = 1)",
+        "MERA(2)",
+        decoder_row("MERA", 6, 2, 2, 2),
+        "swish",
+        (4, 3, 4),
+        "apply = contract",
+    ),
     "tensor": Case(
         "Tensor(2, 3, 7)",
         "TTN(1)",
@@ -191,7 +199,17 @@ CASES = {
 LINEAR = [name for name, case in CASES.items() if case.target.startswith("Linear")]
 CONVOLUTIONS = [name for name, case in CASES.items() if case.target.startswith("Conv2d")]
 # One of each way to carry a layer out; for what is slow.
-MODES = ["mera", "contract", "stream", "conv", "conv_stream", "tree", "recomputed", "sliced"]
+MODES = [
+    "mera",
+    "contract",
+    "stream",
+    "conv",
+    "conv_stream",
+    "conv_contract",
+    "tree",
+    "recomputed",
+    "sliced",
+]
 
 
 class Generator(nn.Module):

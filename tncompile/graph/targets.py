@@ -29,6 +29,7 @@ class Linear:
     out_features: int
 
     kind = "linear"
+    axes = ("o", "i")
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -63,6 +64,7 @@ class Conv2d:
     padding_mode: str
 
     kind = "conv2d"
+    axes = ("o", "i", "h", "w")
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -78,6 +80,12 @@ class Conv2d:
     def bias_size(self) -> int:
         """Length of the bias."""
         return self.out_channels
+
+    @property
+    def own_padding(self) -> tuple[int, ...]:
+        """Zeros that a convolution adds by itself; what is padded otherwise is padded before."""
+        own = self.padding_mode == "zeros" and isinstance(self.padding, tuple)
+        return self.padding if own else (0, 0)  # type: ignore[return-value]
 
     @property
     def padding_amounts(self) -> tuple[int, ...]:
@@ -115,6 +123,11 @@ class Tensor:
     shape: tuple[int, ...]
 
     kind = "tensor"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the weight's axes, for lists of modes."""
+        return tuple(f"d{k}" for k in range(1, len(self.shape) + 1))
 
     @property
     def weight_shape(self) -> tuple[int, ...]:

@@ -29,15 +29,14 @@ _IGNORED = {"COMMENT", "BLANK", "STRAY"}
 _ALWAYS_ITEM = {"LAYER", "TOPOLOGY", "IMPORT"}
 _OUTER_ITEM = {"LET"}
 _FUTURE = {"network": "networks drawn tensor by tensor", "stage": "drawn networks"}
-_MODE_LISTS = "lists of modes; `modes = fold(radix = 2)` folds any weight"
-_OPEN = {"LBRACE": "RBRACE", "LPAR": "RPAR"}
+_OPEN = {"LBRACE": "RBRACE", "LPAR": "RPAR", "LSQB": "RSQB"}
 _SHOWN = {
     "NAME": "a name",
     "NUMBER": "a number",
     "SIZE": "a size such as `256MiB`",
     "STRING": "a string",
 }
-_VALUE = {"NAME", "NUMBER", "SIZE", "STRING", "TRUE", "FALSE", "LPAR", "MINUS"}
+_VALUE = {"NAME", "NUMBER", "SIZE", "STRING", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS"}
 _OPERATORS = {"PLUS", "MINUS", "TIMES", "DIVIDE", "MOD", "CIRCUMFLEX"}
 _STATEMENTS = {"ROOT", "EXPAND", "MAP", "MIX", "UNTIL", "REPEAT", "SHARED"}
 
@@ -122,9 +121,9 @@ def _lex(file: SourceFile, findings: Findings) -> tuple[list[Token], tuple[ast.C
                 finding, skip_to = _stray(file, span)
                 findings.add(finding)
                 continue
-            case "LBRACE" | "LPAR":
+            case "LBRACE" | "LPAR" | "LSQB":
                 depth += 1
-            case "RBRACE" | "RPAR":
+            case "RBRACE" | "RPAR" | "RSQB":
                 depth -= 1
             case _:
                 if token.type in _ALWAYS_ITEM:
@@ -143,10 +142,6 @@ def _stray(file: SourceFile, span: Span) -> tuple[Diagnostic, int]:
     line_end = starts[line] - 1 if line < len(starts) else len(file.text)
     if file.text[span.start] == '"':
         return errors.UnterminatedString(Span(file, span.start, line_end)), line_end
-    if file.text[span.start] == "[":
-        close = file.text.find("]", span.start, line_end)
-        end = line_end if close < 0 else close + 1
-        return errors.FutureConstruct(Span(file, span.start, end), "[…]", _MODE_LISTS), end
     end = span.start + 1
     if file.text[span.start] == "'":
         close = file.text.find("'", end, line_end)
