@@ -33,7 +33,7 @@ from tncompile.emit import (
 from tncompile.graph.build import build
 from tncompile.graph.ir import Program
 from tncompile.graph.verify import verify
-from tncompile.plan import BATCHES, Cache, Memory, Plan, Settings, make_plan
+from tncompile.plan import Cache, Memory, Plan, Settings, make_plan
 from tncompile.plan.folders import cache_folder
 from tncompile.plan.profile_file import load_profile
 from tncompile.source import SourceFile
@@ -66,7 +66,7 @@ class Options:
     device: str = "cpu"
     search_seconds: float | None = None
     progress: Callable[[float], None] | None = None
-    batches: tuple[int, ...] = BATCHES
+    batches: tuple[int, ...] | None = None
     cache: bool = True
 
 
@@ -177,7 +177,7 @@ def _header(unit: Unit, options: Options) -> Header:
         words += ["--device", options.device]
     if options.search_seconds is not None:
         words += ["--effort", "thorough"]
-    if options.batches != BATCHES:
+    if options.batches is not None:
         words += ["--batch", ",".join(map(str, options.batches))]
     return Header(
         version=version("tncompile"),

@@ -14,13 +14,14 @@ from tncompile.plan.schedule import (
     Apply,
     Arrangement,
     Contract,
+    Convolve,
     Join,
     Kron,
     Rearrange,
     Select,
 )
 
-from .lowering import contract_operands, slice_number
+from .lowering import OUTPUTS, contract_operands, kernel_code, slice_number
 from .text import WIDTH, call, commented, shape_text, spread
 
 Shape = tuple[int | str, ...]
@@ -34,6 +35,8 @@ def adjoint_lines(
     `sources` are gradients that are still called otherwise, by the names they will have.
     """
     writer = _Writer(sources, {name: None for _, name in adjoint.seeds})
+    if any(isinstance(pull.step, Convolve) for pull in adjoint.pulls):
+        writer.batch = OUTPUTS
     for pull in adjoint.pulls:
         yield from writer.pull(pull)
     # A stage that is one leaf has no pulls: the gradient of its result is that of the leaf.
@@ -48,6 +51,7 @@ class _Writer:
     def __init__(self, sources: dict[str, str], shapes: dict[str, Shape | None]) -> None:
         self.sources = dict(sources)
         self.shapes = shapes
+        self.batch = "n"
 
     def pull(self, pull: Pull) -> Iterator[str]:
         """The lines of one pull."""
@@ -56,6 +60,8 @@ class _Writer:
                 yield from self._apply(pull, pull.step)
             case Join():
                 yield from self._join(pull, pull.step)
+            case Convolve():
+                yield from self._convolve(pull, pull.step)
             case Kron():
                 yield from self._kron(pull, pull.step)
             case Contract():
@@ -88,7 +94,7 @@ class _Writer:
         stored = (inner, outer) if step.transposed else (outer, inner)
         count: int | str = left
         if step.batched:
-            count = "n" if left == 1 else f"{left} * n"
+            count = self.batch if left == 1 else f"{left} * {self.batch}"
         g = pull.gradient
         plain = matrix if step.transposed else f"{matrix}.mT"  # (inner, outer)
         if right == 1:
@@ -122,9 +128,9 @@ class _Writer:
         """Y = X M^T: a batch meets the state."""
         (matrix, rows), (d_matrix, d_rows) = pull.values, pull.results
         g = pull.gradient
-        yield from self._shaped(g, ("n", step.outer))
+        yield from self._shaped(g, (self.batch, step.outer))
         if d_matrix is not None:
-            code = f"{g}.mT @ {rows}.reshape(n, {step.inner})"
+            code = f"{g}.mT @ {rows}.reshape({self.batch}, {step.inner})"
             equation = f"dM = dY^T X, the adjoint of {matrix}"
             yield from self._line(d_matrix, code, (step.outer, step.inner), equation)
         if d_rows is not None:
@@ -132,7 +138,38 @@ class _Writer:
             if rows == "y":
                 code += " if wanted[0] else None"
             equation = f"dX = dY M, the adjoint of {rows}"
-            yield from self._line(d_rows, code, ("n", step.inner), equation)
+            yield from self._line(d_rows, code, (self.batch, step.inner), equation)
+
+    def _convolve(self, pull: Pull, step: Convolve) -> Iterator[str]:
+        """Y = conv(X, M): gradients of both by the convolutions that PyTorch has for them."""
+        (matrix, rows), (d_matrix, d_rows) = pull.values, pull.results
+        g, axes = pull.gradient, len(step.size)
+        options = [str(option) for option in (step.stride, step.padding, step.dilation)]
+        source = self.sources.pop(g, g)
+        yield f"{g} = {source}.reshape(*out, {step.outer}).movedim(-1, 1)"
+        images = f"{rows}.reshape(*space, {step.inner}).movedim(-1, 1)"
+        if d_matrix is not None:
+            kernel = (step.outer, step.inner, *step.size)
+            yield f"# dM, the adjoint of {matrix}: the input correlated with dY"
+            head = f"{d_matrix} = nn.grad.conv{axes}d_weight("
+            yield spread(head, [images, str(kernel), g, *options], ")")
+            pads = [0, *(e - s for e, s in zip(step.extents, step.size, strict=True))]
+            if any(pads):
+                amounts = ", ".join(f"0, {pad}" for pad in reversed(pads[1:]))
+                yield f"{d_matrix} = functional.pad({d_matrix}, ({amounts}))"
+            self.shapes[d_matrix] = (step.outer, step.inner, *step.extents)
+        self.batch = "n"
+        if d_rows is not None:
+            wanted = " if wanted[0] else None" if rows == "y" else ""
+            yield f"# dX, the adjoint of {rows}: dY convolved with M turned round"
+            head = f"{d_rows} = nn.grad.conv{axes}d_input("
+            shape = f"(space[0], {step.inner}, *space[1:])"
+            items = [shape, kernel_code(step, matrix), g, *options]
+            tail = f"){wanted}" if wanted else ").movedim(1, -1)"
+            yield spread(head, items, tail)
+            if wanted:
+                yield f"{d_rows} = {d_rows}.movedim(1, -1){wanted}"
+            self.shapes[d_rows] = None
 
     def _kron(self, pull: Pull, step: Kron) -> Iterator[str]:
         (left, right), (d_left, d_right) = pull.values, pull.results

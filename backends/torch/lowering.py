@@ -7,11 +7,18 @@ from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
 from tncompile.emit.program import StreamProgram
-from tncompile.emit.stage import Instruction, Load, StageProgram, WindowProgram
+from tncompile.emit.stage import (
+    Instruction,
+    Load,
+    StageProgram,
+    WindowProgram,
+    is_batched,
+)
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
     Contract,
+    Convolve,
     CoreMatrix,
     Identity,
     Join,
@@ -23,6 +30,8 @@ from tncompile.plan.schedule import (
 )
 
 from .text import WIDTH, call, commented, shape_text, spread
+
+OUTPUTS = "m"  # counts the output positions of a convolution
 
 
 def load_lines(loads: Iterable[Load], again: bool = False) -> Iterator[str]:
@@ -60,11 +69,12 @@ def _single_load(load: Load, again: bool) -> Iterator[str]:
         yield from commented(f"{name} = keep({copied})", f"({rows}, {columns})")
 
 
-def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
+def lines(instructions: Iterable[Instruction], like: str, batch: str = "n") -> Iterator[str]:
     """Lines of a straight run of instructions, each with the shape that it gives.
 
     `like` is a tensor in sight whose dtype and device constants take; `n` counts the inputs
-    where there are any, `number` the slices. What the adjoint reads goes through `keep`.
+    where there are any, `m` the outputs of a convolution, `number` the slices. `batch` is the
+    one of the two to begin with. What the adjoint reads goes through `keep`.
     """
     for instruction in instructions:
         if instruction.comment is not None:
@@ -76,9 +86,9 @@ def lines(instructions: Iterable[Instruction], like: str) -> Iterator[str]:
         if isinstance(step, Rearrange):
             yield from _rearrange(result, given[0], step.arrangement, kept)
         else:
-            code, shape = _code(step, given)
-            batch = "n" if isinstance(step, Apply | Join) and _batched(step) else None
-            comment = _shape_comment(shape, batch)
+            batch = OUTPUTS if isinstance(step, Convolve) else batch
+            code, shape = _code(step, given, batch)
+            comment = _shape_comment(shape, batch if is_batched(step) else None)
             matrix = isinstance(step, Apply) and step.rows is not None and shape != step.shape
             if kept is not None and not matrix:
                 code = f"keep({code})"
@@ -109,33 +119,31 @@ def _rearrange(
         yield f"{result} = keep({result}.reshape(-1))"
 
 
-def biased_lines(instructions: Iterable[Instruction]) -> Iterator[str]:
+def biased_lines(instructions: Iterable[Instruction], batch: str) -> Iterator[str]:
     """Lines of the last product of contract mode, added to the bias: one new value, not two."""
     (instruction,) = instructions
     step, given = instruction.step, list(instruction.operands)
-    code, shape = _code(step, given)
-    batch = _shape_comment(shape, "n")
+    code, shape = _code(step, given, batch)
+    comment = _shape_comment(shape, batch)
     count, size = 1, math.prod(step.shape)
     if isinstance(step, Apply):
         count, size = step.left, step.outer * step.right
     if count > 1:  # each of the states of an input has a part of the bias of its own
-        code = f"bias.reshape({count}, {size}) + ({code}).reshape(n, {count}, {size})"
+        code = f"bias.reshape({count}, {size}) + ({code}).reshape({batch}, {count}, {size})"
+    elif isinstance(step, Convolve):
+        code = code.replace("None", "bias")
     elif code.startswith("torch.bmm("):
         row = ", ".join(map(str, step.shape[1:]))
         code = f"torch.baddbmm(bias.reshape(1, {row}), {code.removeprefix('torch.bmm(')}"
     else:
         one, other = code.split(" @ ")
         code = f"torch.addmm(bias, {one}, {other})"
-    yield from commented(f"{instruction.result} = {code}", batch)
+    yield from commented(f"{instruction.result} = {code}", comment)
 
 
 def _sizes(shape: tuple[int, ...]) -> list[str]:
     text = shape_text(shape)
     return [text] if "*" in text else text.split(", ")
-
-
-def _batched(step: Apply | Join) -> bool:
-    return isinstance(step, Join) or step.batched
 
 
 def _shape_comment(shape: tuple[int, ...], batch: str | None) -> str:
@@ -159,12 +167,14 @@ def _times(batch: str, count: int) -> str:
     return batch if count == 1 else f"{count} * {batch}"
 
 
-def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
+def _code(step: Step, given: list[str], batch: str) -> tuple[str, tuple[int, ...]]:
     match step:
         case Join():
             matrix, rows = given
-            code = f"{rows}.reshape(n, {step.inner}) @ {matrix}.reshape({step.outer}, {step.inner})"
-            return f"{code}.mT", (1, step.outer)
+            state = f"{matrix}.reshape({step.outer}, {step.inner})"
+            return f"{rows}.reshape({batch}, {step.inner}) @ {state}.mT", (1, step.outer)
+        case Convolve():
+            return _convolve(step, *given), (1, step.outer)
         case Select():
             code = f"{given[0]}.reshape({step.left}, {step.size}, {step.right})"
             return f"{code}[:, {slice_number(step)}].contiguous()", step.shape
@@ -177,11 +187,27 @@ def _code(step: Step, given: list[str]) -> tuple[str, tuple[int, ...]]:
         case CoreMatrix():
             return given[0], step.shape
         case Apply():
-            return _apply(step, *given)
+            return _apply(step, given[0], given[1], batch)
         case Contract():
             return _contract(step, *given)
         case _:
             raise AssertionError(f"{type(step).__name__} makes no line")
+
+
+def _convolve(step: Convolve, kernel: str, rows: str) -> str:
+    """A convolution of rows that are the channels of each position."""
+    images = f"{rows}.reshape(*space, {step.inner}).movedim(-1, 1)"
+    options = [str(option) for option in (step.stride, step.padding, step.dilation)]
+    items = [images, kernel_code(step, kernel), "None", *options]
+    return spread(f"functional.conv{len(step.size)}d(", items, ").movedim(1, -1)")
+
+
+def kernel_code(step: Convolve, state: str) -> str:
+    """A state as the kernel of a convolution, cropped to its size."""
+    code = f"{state}.reshape({step.outer}, {step.inner}, {shape_text(step.extents)})"
+    if step.extents == step.size:
+        return code
+    return f"{code}[:, :, {', '.join(f':{size}' for size in step.size)}]"
 
 
 def slice_number(step: Select) -> str:
@@ -190,13 +216,13 @@ def slice_number(step: Select) -> str:
     return f"{where} % {step.size}"
 
 
-def _apply(step: Apply, matrix: str, state: str) -> tuple[str, tuple[int, ...]]:
+def _apply(step: Apply, matrix: str, state: str, batch: str) -> tuple[str, tuple[int, ...]]:
     """One product on views: plain where the window stands at an end of the row."""
     left, inner, outer, right = step.left, step.inner, step.outer, step.right
     shape: tuple[int, ...]
     if step.batched:
         plain, turned = (f"{matrix}.mT", matrix) if step.transposed else (matrix, f"{matrix}.mT")
-        count = _times("n", left)
+        count = _times(batch, left)
         if right == 1:
             return f"{state}.reshape({count}, {inner}) @ {turned}", (left, outer)
         matrices = f"{plain}.expand({count}, {outer}, {inner})"
@@ -242,15 +268,18 @@ def _viewed(name: str, arrangement: Arrangement, shape: tuple[int, ...]) -> str:
     return f"{permuted}.reshape({', '.join(map(str, shape))})"
 
 
-def row_lines(stream: StreamProgram, shape: tuple[int, ...]) -> Iterator[str]:
+def row_lines(
+    stream: StreamProgram, shape: tuple[int, ...], extents: tuple[int, ...]
+) -> Iterator[str]:
     """Lines that make rows `first` to `last` (exclusive) of the weight from matrix and state."""
-    columns, right = math.prod(shape[1:]), stream.right
-    rest = ", ".join(map(str, shape[1:]))
+    columns, right = math.prod(extents[1:]), stream.right
+    rest = ", ".join(map(str, extents[1:]))
+    crop = "".join(f", :{size}" for size in shape[1:]) if extents[1:] != shape[1:] else ""
     yield f"begin, end = first * {columns} // {right}, -(-last * {columns} // {right})"
     yield f"# a row of the matrix makes {right} entries of the weight"
     yield "x = (matrix[begin:end] @ state).reshape(-1)"
     yield f"x = x[first * {columns} - begin * {right} : last * {columns} - begin * {right}]"
-    yield f"return x.reshape(last - first, {rest})"
+    yield f"return x.reshape(last - first, {rest}){f'[:{crop}]' if crop else ''}"
 
 
 def entry_lines(stage: StageProgram) -> Iterator[str]:

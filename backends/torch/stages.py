@@ -12,10 +12,11 @@ from tncompile.emit.adjoint import adjoint
 from tncompile.emit.stage import INPUT, STATE, Instruction, StageProgram, identifier
 from tncompile.graph.ir import Layer
 from tncompile.graph.network import root_wire_count
+from tncompile.plan.schedule import Convolve
 
 from . import activations
 from .adjoint import adjoint_lines
-from .lowering import biased_lines, lines, load_lines
+from .lowering import OUTPUTS, biased_lines, lines, load_lines
 from .text import WIDTH, attribute, call, names
 
 
@@ -61,6 +62,7 @@ class StageView:
     gradients: str
     carriers: str
     carrier_uses: int
+    bias_gradient: str
     slice_count: int  # 0 where the layer is not a sum of slices
 
     @property
@@ -120,19 +122,23 @@ def stage_view(
         matrix_lines = [*load_lines(program.loads), *lines(program.instructions, like)]
         made = call(f"{matrices} = {class_name}.matrices(", ["keep", *matrix_arguments])
         begin = [*load_lines(program.start), made, *lines(head, like)]
+    convolved = [s for s in schedule.steps if isinstance(s, Convolve)]
     count = [f"n = {INPUT}.shape[0]"] * program.takes_input
+    if convolved:
+        count = _space(convolved[0])
+    outputs = OUTPUTS if convolved else "n"
+    tail_batch = "n" if any(isinstance(i.step, Convolve) for i in tail) else outputs
     begin = [*count, *begin]
-    last = len(schedule.steps) - 1
+    last = schedule.steps[-1]
     backward = adjoint(program)
     seed = backward.seeds[0][1]
     again_lines = load_lines((*program.start, *program.loads), again=True)
     source = {seed: "g"} if formula is None or sliced else {}
     pulled = [*again_lines, *adjoint_lines(program, backward, source)]
-    if program.takes_input:
-        pulled.insert(0, f"n = {INPUT}.shape[0]")
+    pulled[:0] = count
     result = f"{program.result}.reshape(-1)"
     if program.takes_input:
-        result = f"{INPUT}.reshape(n, {math.prod(schedule.steps[last].shape)})"
+        result = f"{INPUT}.reshape({'*out' if convolved else 'n'}, {math.prod(last.shape)})"
     return StageView(
         class_name=class_name,
         function=function_name(layer, suffix or f"Layer{stage.number}"),
@@ -151,8 +157,8 @@ def stage_view(
         matrices=matrices,
         lines=flat(begin),
         count=tuple(count),
-        tail=flat(lines(tail, like)),
-        biased_tail=flat(biased_lines(tail)) if program.takes_input else (),
+        tail=flat(lines(tail, like, tail_batch)),
+        biased_tail=flat(biased_lines(tail, outputs)) if program.takes_input else (),
         tail_names=names(_free_names(tail)) if tail else "",
         result=result,
         activation_name="linear" if activation is None else activation.name,
@@ -176,8 +182,19 @@ def stage_view(
         ),
         carriers=_tuple([attribute(p) for p in program.carriers]),
         carrier_uses=program.carrier_uses,
+        bias_gradient=f"g.reshape(-1, {math.prod(last.shape)}).sum(0)" if convolved else "g.sum(0)",
         slice_count=math.prod(schedule.slices) if sliced else 0,
     )
+
+
+def _space(step: Convolve) -> list[str]:
+    """Lines that tell images and positions of a convolution's input and output apart."""
+    options = f"{step.size}, {step.stride}, {step.padding}, {step.dilation}"
+    return [
+        f"space, n = {INPUT}.shape[:-1], {INPUT}.shape[:-1].numel()",
+        f"out = _convolved(space, {options})",
+        f"{OUTPUTS} = math.prod(out)",
+    ]
 
 
 def function_name(layer: Layer, suffix: str) -> str:

@@ -45,6 +45,7 @@ class StreamView:
     given: tuple[str, ...]
     lines: tuple[str, ...]
     row_lines: tuple[str, ...]
+    uncrop: str
     names: tuple[str, str]
     values: tuple[str, str]
     seeds: str
@@ -68,14 +69,15 @@ def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
     own = [identifier(p) for p in program.parameters]
     states = [STATE] * bool(program.stage.incoming)
     begin = [*load_lines(program.start), *load_lines(program.loads)]
-    shape = layer.target.weight_shape
+    shape, extents = layer.target.weight_shape, layer.modes.extents
     return StreamView(
         class_name=f"_{layer.class_name}Stream",
         function=function_name(layer, "Stream"),
         arguments=(*states, *own),
         given=(*states, *map(attribute, program.parameters)),
         lines=flat([*begin, *lines(program.instructions, like_of(program))]),
-        row_lines=flat(row_lines(stream, shape)),
+        row_lines=flat(row_lines(stream, shape, extents)),
+        uncrop=_uncrop(shape, extents),
         names=stream.names,
         values=(program.values[stream.matrix], program.values[stream.operand]),
         seeds=", ".join(name for _, name in backward.seeds),
@@ -85,12 +87,21 @@ def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
         adjoint_lines=flat(adjoint_lines(program, backward, {})),
         gradients=names(["dinput", *map(state_gradient, states), *(f"d{n}" for n in own)]),
         block=block_view(layer.target),
-        columns=math.prod(shape[1:]),
+        columns=math.prod(extents[1:]),
         outer=stream.outer,
         inner=stream.inner,
         right=stream.right,
         rows=stream.rows,
     )
+
+
+def _uncrop(shape: tuple[int, ...], extents: tuple[int, ...]) -> str:
+    """The gradient `g` of rows of the weight, with zeros for what was cropped."""
+    pads = [e - s for e, s in zip(extents[1:], shape[1:], strict=True)]
+    if not any(pads):
+        return "g"
+    amounts = ", ".join(f"0, {pad}" for pad in reversed(pads))
+    return f"functional.pad(g.reshape(-1, {', '.join(map(str, shape[1:]))}), ({amounts}))"
 
 
 def block_view(target: Target) -> BlockView:
@@ -104,10 +115,7 @@ def block_view(target: Target) -> BlockView:
             input_gradient="block @ weight",
             weight_gradient=f"block.reshape(-1, last - first).mT @ input.reshape(-1, {inputs})",
         )
-    # What PyTorch pads in another way is padded before.
-    padding = target.padding if isinstance(target.padding, tuple) else (0, 0)
-    padding = padding if target.padding_mode == "zeros" else (0, 0)
-    options = f"{target.stride!r}, {padding!r}, {target.dilation!r}"
+    options = f"{target.stride!r}, {target.own_padding!r}, {target.dilation!r}"
     return BlockView(
         apply=f"functional.conv2d(input, weight, None, {options})",
         axis=-3,

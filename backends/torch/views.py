@@ -14,6 +14,7 @@ from tncompile.graph.ir import (
     Constant,
     CoreKind,
     Init,
+    Modes,
     NearIdentity,
     Normal,
     Parameter,
@@ -21,7 +22,8 @@ from tncompile.graph.ir import (
 )
 from tncompile.graph.targets import Conv2d
 from tncompile.plan import LayerPlan
-from tncompile.plan.schedule import Identity, Kron, Ones, Schedule, trained_values
+from tncompile.plan.contract import is_pointwise
+from tncompile.plan.schedule import Convolve, Identity, Kron, Ones, Schedule, trained_values
 
 from . import activations
 from .lowering import entry_lines
@@ -74,6 +76,11 @@ class LayerView:
     strides: str
     entries: int
     generated: int
+    cropped: str
+    crops_axes: bool
+    convolves: bool
+    input_pad: int
+    output_pad: int
     split: bool
     entry_lines: tuple[str, ...]
     default_dtype: str
@@ -131,6 +138,7 @@ class ModuleView:
     plain_rational: bool
     krons: frozenset[str]
     mixers: bool
+    convolved: bool
     constants: bool
     decision_lines: tuple[str, ...]
 
@@ -164,6 +172,12 @@ def module_view(program: ModuleProgram) -> ModuleView:
         krons=frozenset(_krons(program)),
         constants=any(
             isinstance(step, Identity | Ones)
+            for layer in program.layers
+            for schedule in _schedules(layer.plan)
+            for step in schedule.steps
+        ),
+        convolved=any(
+            isinstance(step, Convolve)
             for layer in program.layers
             for schedule in _schedules(layer.plan)
             for step in schedule.steps
@@ -209,7 +223,8 @@ def _layer(program: LayerProgram) -> LayerView:
             names += [f"act{stage.number}.{p.name}" for p in stage.activation.parameters]
     declaration = f"layer {layer.name} : {target} from {layer.topology}"
     strides = [1]
-    for size in reversed(shape[1:]):
+    extents = layer.modes.extents
+    for size in reversed(extents[1:]):
         strides.insert(0, strides[0] * size)
     fan_in = getattr(target, "fan_in", 1)
     amounts, padding = None, "self.padding"
@@ -239,6 +254,11 @@ def _layer(program: LayerProgram) -> LayerView:
         strides=repr(tuple(strides)),
         entries=layer.modes.entries,
         generated=layer.modes.generated,
+        cropped=_cropped(layer.modes),
+        crops_axes=_crops_axes(layer.modes),
+        convolves=program.contract is not None and not is_pointwise(layer),
+        input_pad=extents[1] - shape[1] if len(shape) > 1 else 0,
+        output_pad=layer.modes.generated // math.prod(extents[1:]) - shape[0],
         split=bool(last.windows),
         entry_lines=tuple(entry_lines(last)),
         default_dtype="None" if layer.dtype is None else f"torch.{layer.dtype}",
@@ -251,7 +271,7 @@ def _layer(program: LayerProgram) -> LayerView:
         padding=padding,
         padding_amounts=amounts,
         stream_padding=_stream_padding(target),
-        contract_padding=_contract_padding(target),
+        contract_padding=_contract_padding(target, is_pointwise(layer)),
         stride_area=math.prod(getattr(target, "stride", ())),
         trunk=tuple(run_view(run, stages, layer) for run in program.trunk),
         last_again=run_view(last_run, stages, layer) if program.last_recomputed else None,
@@ -269,6 +289,23 @@ def _in_order(names: list[str]) -> list[str]:
     """
     owners = list(dict.fromkeys(n.partition(".")[0] for n in names if "." in n))
     return sorted(names, key=lambda n: owners.index(n.partition(".")[0]) if "." in n else -1)
+
+
+def _crops_axes(modes: Modes) -> bool:
+    """Whether entries between others are cropped, not those at the end alone."""
+    return modes.extents[1:] != modes.shape[1:]
+
+
+def _cropped(modes: Modes) -> str:
+    """The weight, from all that is generated, `z`."""
+    if _crops_axes(modes):
+        cuts = ", ".join(
+            f":{size}" if size < extent else ":"
+            for size, extent in zip(modes.shape, modes.extents, strict=True)
+        )
+        return f"z.reshape({shape_text(modes.extents)})[{cuts}]"
+    whole = f"z[:{modes.entries}]" if modes.padding else "z"
+    return f"{whole}.reshape({shape_text(modes.shape)})"
 
 
 def _used_modes(plan: LayerPlan) -> set[str]:
@@ -314,8 +351,10 @@ def _stream_padding(target: object) -> str | None:
     return None
 
 
-def _contract_padding(target: object) -> str | None:
-    """Zeros that are put around the input of a convolution of 1 x 1."""
+def _contract_padding(target: object, pointwise: bool) -> str | None:
+    """Zeros that are put around the input of a convolution before it is contracted."""
+    if not pointwise:
+        return _stream_padding(target)
     if isinstance(target, Conv2d) and target.padding_mode == "zeros":
         return repr(target.padding_amounts) if any(target.padding_amounts) else None
     return None

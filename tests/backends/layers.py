@@ -196,6 +196,14 @@ CASES = {
         (2, 3, 4),
         "apply = stream",
     ),
+    "conv_contract": Case(
+        "Conv2d(4, 4, 2, stride = (1, 2), padding = 1)",
+        "MERA(2)",
+        decoder_row("MERA", 6, 2, 2, 2),
+        "swish",
+        (4, 3, 4),
+        "apply = contract",
+    ),
     "tensor": Case(
         "Tensor(2, 3, 7)",
         "TTN(1)",
@@ -228,6 +236,7 @@ MODES = [
     "stream",
     "conv",
     "conv_stream",
+    "conv_contract",
     "tree",
     "drawn",
     "recomputed",

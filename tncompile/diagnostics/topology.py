@@ -29,21 +29,62 @@ class NothingToGenerate(Diagnostic):
 
 
 @dataclass(frozen=True)
+class AxisMissing(Diagnostic):
+    """A list of modes that leaves axes of the weight out."""
+
+    code: ClassVar = "E0303"
+    title: ClassVar = "the modes do not cover the weight of `{target}`"
+    label: ClassVar = "{left_out} missing"
+    target: str
+    missing: tuple[str, ...]
+    called: Span
+
+    @property
+    def left_out(self) -> str:
+        """The axes that are missing, in words."""
+        return ", ".join(f"`{name}`" for name in self.missing)
+
+    def related(self) -> tuple[Related, ...]:
+        return (Related(self.called, "the weight of this target"),)
+
+    def helps(self) -> tuple[str, ...]:
+        added = ", ".join(self.missing)
+        return (f"add `{added}`, for one mode of an axis' size, or `{self.missing[0]} by 2`",)
+
+
+@dataclass(frozen=True)
+class FactorsTooSmall(Diagnostic):
+    """Modes of an axis whose product is less than its size."""
+
+    code: ClassVar = "E0304"
+    title: ClassVar = "the modes of `{axis}` hold {held} of {size}"
+    label: ClassVar = "their product is {held}"
+    axis: str
+    size: int
+    held: int
+    better: tuple[int, ...]
+
+    def helps(self) -> tuple[str, ...]:
+        sizes = ", ".join(map(str, self.better))
+        sizes = f"({sizes})" if len(self.better) > 1 else sizes
+        return (f"`{self.axis} as {sizes}` holds it with the least padding",)
+
+
+@dataclass(frozen=True)
 class MostlyPadding(Diagnostic):
-    """A fold that generates far more than it keeps."""
+    """Modes that generate far more than is kept."""
 
     code: ClassVar = "W0301"
     severity: ClassVar = Severity.WARNING
     title: ClassVar = "{share:.0%} of the generated entries are padding"
-    label: ClassVar = "{entries} entries folded into {radix}^{order} = {generated}"
+    label: ClassVar = "{entries} entries folded into {folded} = {generated}"
     entries: int
-    radix: int
-    order: int
+    folded: str
     generated: int
     share: float
 
     def helps(self) -> tuple[str, ...]:
-        return ("another radix may waste less; `tncompile report` shows the padding",)
+        return ("other modes may waste less; `tncompile report` shows the padding",)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tncompile.emit.stage import INPUT, STATE, Load, StageProgram, identifier
+from tncompile.emit.stage import INPUT, STATE, Load, StageProgram, identifier, is_batched
 from tncompile.graph.ir import Parameter
 from tncompile.plan.schedule import (
-    Apply,
     CoreMatrix,
     CoreTensor,
-    Input,
-    Join,
     Ref,
     State,
     Step,
@@ -92,7 +89,7 @@ class _Adjoint:
     def name(self, ref: Ref) -> str:
         """A name for the gradient of a value: one for the state and one for an input."""
         step, value = self.steps[ref], self.program.values[ref]
-        if isinstance(step, Input | Join) or (isinstance(step, Apply) and step.batched):
+        if is_batched(step):
             return f"d{INPUT}"
         if isinstance(step, CoreMatrix | CoreTensor):
             name = "d" + value.replace("[", "_").rstrip("]")

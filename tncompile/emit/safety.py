@@ -115,6 +115,7 @@ _LIBRARY_NAMES = frozenset(
         "functional.pad",
         "functional.relu",
         "functional.silu",
+        "math.prod",
         "math.sqrt",
         "nn.Module",
         "nn.Parameter",

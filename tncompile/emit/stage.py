@@ -15,6 +15,7 @@ from tncompile.graph.ir import Core, CoreKind, Parameter, Stage
 from tncompile.plan import StagePlan
 from tncompile.plan.schedule import (
     Apply,
+    Convolve,
     CoreMatrix,
     CoreTensor,
     Input,
@@ -199,7 +200,7 @@ class StageLowering:
 
     def _dead(self, number: int, step: Step) -> tuple[str, ...]:
         """Names of a tree's values that die here, and of a state that an input has met."""
-        if isinstance(step, Join):
+        if isinstance(step, Join | Convolve):
             return (STATE,) if self.names[step.matrix] == STATE else ()
         if self.plan.schedule.kind != "tree":
             return ()
@@ -237,7 +238,7 @@ class StageLowering:
         """The name of a new value."""
         if number in self.first:
             return self.first[number]
-        if isinstance(step, Join) or (isinstance(step, Apply) and step.batched):
+        if is_batched(step) and not isinstance(step, Input):
             return INPUT
         if number in self.applied:
             return STATE
@@ -248,6 +249,11 @@ class StageLowering:
     def _value(self, name: str) -> str:
         """Its name in the adjoint: `x1`, `x2`, … for what is called `x` before."""
         return f"{name}{next(self.chains[name])}" if name in self.chains else name
+
+
+def is_batched(step: Step) -> bool:
+    """Whether a step's value is there for every input of a batch."""
+    return isinstance(step, Input | Join | Convolve) or (isinstance(step, Apply) and step.batched)
 
 
 def _carriers(stage: Stage, parameters: dict[str, Parameter]) -> tuple[Parameter, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import keyword
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 
 from tncompile.diagnostics import Diagnostic, DiagnosticError, Findings
@@ -19,7 +20,7 @@ from tncompile.graph.drawing import draw
 from tncompile.graph.initial import STANDARD, Policy
 from tncompile.graph.ir import Activation, Layer, Modes, Program
 from tncompile.graph.legs import Legs
-from tncompile.graph.modes import FOLD, fold
+from tncompile.graph.modes import FOLD, fold, listed
 from tncompile.graph.names import DTYPES, Called, Names, check_definitions, names_of
 from tncompile.graph.names import called as called_source
 from tncompile.graph.rows import carry_out
@@ -98,6 +99,16 @@ def _check_class_names(nodes: list[ast.Layer], findings: Findings) -> None:
             if keyword.iskeyword(candidate) or hasattr(builtins, candidate):
                 findings.add(errors.ClassNameTaken(span, name, candidate, None))
             taken.setdefault(candidate, span)
+
+
+def _product(sizes: tuple[int, ...]) -> str:
+    """Sizes as a product.
+
+    >>> _product((2, 2, 2, 3))
+    '2^3 x 3'
+    """
+    runs = ((size, len(list(run))) for size, run in groupby(sizes))
+    return " x ".join(f"{size}^{count}" if count > 1 else str(size) for size, count in runs)
 
 
 class _LayerBuilder:
@@ -179,15 +190,21 @@ class _LayerBuilder:
         if "modes" in self.settings:
             node, scope = self.scope.follow(self.settings["modes"])
             span = node.span
+            if isinstance(node, ast.ModeList):
+                bond = self._bond(2)
+                return bond, listed(node, wanted, scope, self.node.target.span)
             if not isinstance(node, ast.Call) or node.function.name != "fold":
-                fail(errors.WrongType(node.span, "`modes`", "`fold(radix)`", "something else"))
+                known = "`fold(radix)` or a list of modes"
+                fail(errors.WrongType(node.span, "`modes`", known, "something else"))
             given = FOLD.bind(node)
             if "radix" in given:
                 radix = scope.integer(given["radix"], "`radix`", 2, _MOST_BOND)
-        bond = radix
-        if "bond" in self.settings:
-            bond = self.scope.integer(self.settings["bond"], "`bond`", 1, _MOST_BOND)
-        return bond, fold(wanted.weight_shape, radix, span)
+        return self._bond(radix), fold(wanted.weight_shape, radix, span)
+
+    def _bond(self, default: int) -> int:
+        if "bond" not in self.settings:
+            return default
+        return self.scope.integer(self.settings["bond"], "`bond`", 1, _MOST_BOND)
 
     def _activation(self) -> Activation:
         if "activation" not in self.settings:
@@ -248,14 +265,13 @@ class _LayerBuilder:
         return self.scope.string(self.settings["replaces"], "`replaces`")
 
     def _warn(self, layer: Layer) -> None:
-        modes = layer.modes
+        modes, given = layer.modes, self.settings.get("modes")
         if modes.padding * 2 > modes.generated:
             self.findings.add(
                 target_errors.MostlyPadding(
-                    span=self.node.target.span,
+                    span=given.span if given is not None else self.node.target.span,
                     entries=modes.entries,
-                    radix=modes.sizes[0],
-                    order=modes.order,
+                    folded=_product(modes.placed),
                     generated=modes.generated,
                     share=modes.padding / modes.generated,
                 )

@@ -176,18 +176,33 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """How the weight folds into legs: flattened row-major, padded, folded.
+    """How the weight folds into legs.
 
-    `sizes` are the modes, slowest first; `entries` of their product belong to the weight.
+    `sizes` are the modes in the order of the weight, slowest first, and `axes` tell which axis
+    of the weight, of shape `shape`, each is part of; None where they fold the weight flattened
+    and some straddle its axes. What they make beyond the weight is cropped. `places` are the
+    modes in the order in which a topology or a network has them: place k is mode `places[k]`.
     """
 
     sizes: tuple[int, ...]
-    entries: int
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] | None
+    places: tuple[int, ...]
 
     @property
     def order(self) -> int:
         """Number of modes."""
         return len(self.sizes)
+
+    @property
+    def placed(self) -> tuple[int, ...]:
+        """Sizes of the modes place by place."""
+        return tuple(self.sizes[mode] for mode in self.places)
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of the weight."""
+        return math.prod(self.shape)
 
     @property
     def generated(self) -> int:
@@ -198,6 +213,21 @@ class Modes:
     def padding(self) -> int:
         """Number of entries generated and thrown away."""
         return self.generated - self.entries
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The weight's shape before it is cropped; its shape where the fold is flat."""
+        if self.axes is None:
+            return self.shape
+        return tuple(
+            math.prod(size for size, own in zip(self.sizes, self.axes, strict=True) if own == axis)
+            for axis in range(len(self.shape))
+        )
+
+    def of_axis(self, axis: int) -> tuple[int, ...]:
+        """The modes that fold an axis, slowest first; none where the fold is flat."""
+        axes = self.axes or ()
+        return tuple(mode for mode, own in enumerate(axes) if own == axis)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,15 +21,14 @@ class Legs:
     @property
     def listed(self) -> tuple[int, ...]:
         """Positions of the modes, in the order of `leg[1]`, `leg[2]` and so on."""
-        return tuple(range(self.modes.order))
+        return self.modes.places
 
     def of_axis(self, axis: str) -> tuple[int, ...] | None:
         """Positions of the modes of an axis; None where modes mix axes."""
-        axes = mode_axes(self.modes, self.target.weight_shape)
-        if axes is None:
+        if self.modes.axes is None:
             return None
         number = self.target.axes.index(axis)
-        return tuple(k for k, own in enumerate(axes) if own == number)
+        return tuple(k for k, own in enumerate(self.modes.axes) if own == number)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,26 +50,5 @@ class Legs:
     @property
     def indices(self) -> tuple[Index, ...]:
         """The outgoing indices, in the order of the modes."""
-        return tuple(Index(f"{LEG}[{k}]", s) for k, s in enumerate(self.modes.sizes, start=1))
-
-
-def mode_axes(modes: Modes, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The axis that each mode belongs to; None where a mode takes in parts of several.
-
-    >>> mode_axes(Modes((2, 2, 2), 8), (2, 4)), mode_axes(Modes((2, 2, 2), 6), (2, 3))
-    ((0, 1, 1), None)
-    """
-    if modes.padding:
-        return None
-    found: list[int] = []
-    left = list(modes.sizes)
-    for axis, size in enumerate(shape):
-        product = 1
-        while product < size:
-            if not left:
-                return None
-            product *= left.pop(0)
-            found.append(axis)
-        if product != size:
-            return None
-    return tuple(found)
+        place = {mode: k for k, mode in enumerate(self.listed, start=1)}
+        return tuple(Index(f"{LEG}[{place[k]}]", s) for k, s in enumerate(self.modes.sizes))

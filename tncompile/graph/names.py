@@ -13,7 +13,7 @@ from tncompile.diagnostics import DiagnosticError, Findings
 from tncompile.diagnostics import names as errors
 from tncompile.graph.activations import ACTIVATIONS
 from tncompile.graph.initial import STANDARD
-from tncompile.graph.modes import FOLD
+from tncompile.graph.modes import AUTO, FOLD
 from tncompile.graph.scope import FUNCTIONS, ORDER, Scope, Signature, fail
 from tncompile.source import Span
 from tncompile.syntax import Unit, ast, format_expression, standard
@@ -94,7 +94,7 @@ def _define(
             known = (*names.sources, *ACTIVATIONS, *DTYPES, *scope.names)
             kind, plural = "name", "names"
         case ast.Call(function=ast.Identifier(name=name)):
-            known = (*ACTIVATIONS, *FUNCTIONS, FOLD.function, STANDARD.function)
+            known = (*ACTIVATIONS, *FUNCTIONS, *(s.function for s in (FOLD, AUTO, STANDARD)))
             kind, plural = "function", "functions"
         case _:
             return

@@ -127,23 +127,13 @@ def cut_rank(layer: Layer) -> CutRank:
     columns = math.prod(shape[1:])
     full = min(shape[0], columns)
     whole = all(s.activation is None or s.activation.is_identity for s in layer.stages)
-    rows = _row_modes(layer, columns)
-    if rows is None:
+    if layer.modes.axes is None:
         return CutRank(full, full, whole)
     last = _merged(layer) if whole else layer.stages[-1]
     graph = stage_graph(layer, last)
+    rows = len(layer.modes.of_axis(0))
     legs: list[Node] = [("index", layer.name, last.number, i.name) for i in last.outgoing]
     return CutRank(min(full, _minimum_cut(graph, legs[:rows], legs[rows:])), full, whole)
-
-
-def _row_modes(layer: Layer, columns: int) -> int | None:
-    """How many leading modes make up the rows; None if a mode straddles the two."""
-    product = 1
-    for position in range(layer.modes.order, 0, -1):
-        if product == columns:
-            return position
-        product *= layer.modes.sizes[position - 1]
-    return None if product != columns else 0
 
 
 def _merged(layer: Layer) -> Stage:

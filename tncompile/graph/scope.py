@@ -113,6 +113,8 @@ class Scope:
         match node:
             case ast.Call():
                 return node.function.name in FUNCTIONS
+            case ast.ModeList():
+                return False
             case _:
                 return True
 
@@ -178,6 +180,8 @@ class Scope:
                 return -self._numeric(node.operand)
             case ast.Binary():
                 return self._binary(node)
+            case ast.ModeList():
+                return fail(errors.WrongType(node.span, "this", "a value", "a list of modes"))
             case _:
                 assert_never(node)
 

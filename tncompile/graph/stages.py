@@ -54,6 +54,7 @@ class _Assembly:
     ) -> None:
         self.row, self.call = row, call
         self.activation, self.policy = activation, policy
+        self.modes = modes
         self.depth = max(row.layers, 1)
         self.parameters: list[Parameter] = []
         self.indices = self._indices(self._sizes(modes, bond))
@@ -69,6 +70,8 @@ class _Assembly:
             for statement in sorted({g.statement for g in gates}):
                 cores += self._statement([g for g in gates if g.statement == statement])
             end = self.row.ends[layer - 1] if self.row.ends else self.row.root
+            if layer == self.depth:  # in the order of the weight
+                end = tuple(end[self.modes.places.index(k)] for k in range(self.modes.order))
             outgoing = tuple(self.indices[w] for w in end)
             stages.append(
                 Stage(
@@ -92,7 +95,7 @@ class _Assembly:
     def _sizes(self, modes: Modes, bond: int) -> dict[int, int]:
         """The size of every wire."""
         # Mixers are walked backwards: each hands the sizes of its outputs to its inputs.
-        sizes = dict(zip(self.row.end, modes.sizes, strict=True))
+        sizes = dict(zip(self.row.end, modes.placed, strict=True))
         for gate in reversed(self.row.gates):
             for wire in gate.outputs:
                 sizes.setdefault(wire, bond)

@@ -82,6 +82,12 @@ class Conv2d:
         return self.out_channels
 
     @property
+    def own_padding(self) -> tuple[int, ...]:
+        """Zeros that a convolution adds by itself; what is padded otherwise is padded before."""
+        own = self.padding_mode == "zeros" and isinstance(self.padding, tuple)
+        return self.padding if own else (0, 0)  # type: ignore[return-value]
+
+    @property
     def padding_amounts(self) -> tuple[int, ...]:
         """Padding as `torch.nn.functional.pad` takes it: left, right, top, bottom."""
         if self.padding == "valid":
@@ -120,7 +126,7 @@ class Tensor:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the weight's axes."""
+        """Names of the weight's axes, for lists of modes."""
         return tuple(f"d{k}" for k in range(1, len(self.shape) + 1))
 
     @property

@@ -5,7 +5,6 @@ A violation is a bug of the compiler, never of a user's file: those are diagnost
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 from tncompile.graph.ir import CONSTANTS, Core, CoreKind, Layer, Parameter, Program, Stage
@@ -51,12 +50,14 @@ def _verify_layer(layer: Layer) -> None:
         outgoing = stage.outgoing
     sizes = tuple(i.size for i in outgoing)
     _check(sizes == layer.modes.sizes, where, "the last state has the modes of the target")
-    _check(
-        layer.modes.entries == math.prod(layer.target.weight_shape),
-        where,
-        "the modes hold the weight",
-    )
-    _check(layer.modes.padding >= 0, where, "the modes cover the weight")
+    modes = layer.modes
+    _check(modes.shape == layer.target.weight_shape, where, "the modes hold the weight")
+    _check(sorted(modes.places) == [*range(modes.order)], where, "every mode has a place")
+    if modes.axes is not None:
+        _check(list(modes.axes) == sorted(modes.axes), where, "modes are in the weight's order")
+        pairs = zip(modes.extents, modes.shape, strict=True)
+        _check(all(held >= size for held, size in pairs), where, "the modes cover every axis")
+    _check(modes.padding >= 0, where, "the modes cover the weight")
     _verify_uses(layer, parameters, where)
 
 

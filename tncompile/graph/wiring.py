@@ -106,7 +106,7 @@ class _Wiring:
     def _check_legs(self) -> None:
         """Every leg of the weight stands on a tensor."""
         used = {u.leg for t in self.drawing.stages[-1].tensors for u in t.indices}
-        missing = [k + 1 for k in range(self.legs.modes.order) if k not in used]
+        missing = [k for k, mode in enumerate(self.legs.listed, start=1) if mode not in used]
         if missing:
             shown = ", ".join(f"`{LEG}[{k}]`" for k in missing[:4])
             more = f" and {len(missing) - 4} more legs" if len(missing) > 4 else ""

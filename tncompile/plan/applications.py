@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Conv2d, Linear
 from tncompile.plan.choose import Chooser
-from tncompile.plan.contract import Groups, contract_schedule, fastest_sections, halves
+from tncompile.plan.contract import Groups, contract_schedule, fastest_sections, parts
 from tncompile.plan.cuts import Sweep, swept_sections, window_schedule
 from tncompile.plan.generator import (
     add_loads,
@@ -25,9 +25,9 @@ from tncompile.plan.generator import (
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.results import Application, Cost, Use
 from tncompile.plan.rows import Row
-from tncompile.plan.schedule import Apply, Schedule
-from tncompile.plan.tape import Tape, add_steps
-from tncompile.plan.work import Machine, Pass, Product, Work, total
+from tncompile.plan.schedule import Apply, Rearrange, Schedule
+from tncompile.plan.tape import Storage, Tape, add_steps
+from tncompile.plan.work import Machine, Pass, Permutation, Product, Work, total
 
 MODES = ("materialise", "contract", "stream")
 # Entries of a block of the weight: small enough to stay in memory that is mapped already.
@@ -63,26 +63,26 @@ def find_contract(
     layer: Layer, chooser: Chooser, batches: Sequence[int], hidden: tuple[Schedule, ...]
 ) -> Schedule | str:
     """The schedule in contract mode that is best over all batch sizes, or why there is none."""
-    found = halves(layer)
+    found, machine = parts(layer), chooser.machine
     if isinstance(found, str):
         return found
-    parts, machine = found, chooser.machine
+    rows = found
 
     def badness(groups: Groups) -> float:
-        schedule = contract_schedule(layer, parts, groups)
+        schedule = contract_schedule(layer, rows, groups)
         seconds = (_contract(layer, schedule, b, machine, hidden)[1].seconds for b in batches)
         return sum(math.log(s) for s in seconds)
 
     def search() -> Groups:
         # The ends of the list and its middle: what lies between is swept much alike.
         few = sorted({batches[0], batches[len(batches) // 2], batches[-1]})
-        ways = fastest_sections(parts, few, machine)
+        ways = fastest_sections(rows, few, machine)
         return min(ways, key=badness) if len(ways) > 1 else ways[0]
 
-    purpose = f"contract {layer.target.weight_shape[1]} for {batches}"
-    groups = chooser.sweep(purpose, layer.stages[-1], parts.rows, search)
+    purpose = f"contract {layer.modes.axes} for {batches}"
+    groups = chooser.sweep(purpose, layer.stages[-1], rows.rows, search)
     assert groups is not None
-    return contract_schedule(layer, parts, groups)
+    return contract_schedule(layer, rows, groups)
 
 
 def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stream | str:
@@ -103,7 +103,7 @@ def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stre
         rows = min(rows, (shape[0] + 1) // 2)
     if rows >= shape[0]:
         return "the whole weight is a small block"
-    right = rows * shape[1]
+    right = rows * math.prod(layer.modes.extents[1:])
 
     def search() -> Groups | None:
         found = swept_sections(row, chooser.machine, Sweep(largest_right=right))
@@ -114,6 +114,8 @@ def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stre
         return "the leftmost core makes more than a block"
     schedule = window_schedule(layer.stages[-1], groups[0])
     last = schedule.steps[-1]
+    if isinstance(last, Rearrange):
+        return "the order of the modes scatters rows over the whole weight"
     if not isinstance(last, Apply) or last.left != 1 or last.rows is not None:
         return "one matrix makes the whole weight"
     return Stream(schedule, rows)
@@ -199,7 +201,7 @@ def _contract(
     last = layer.stages[-1]
     loaded = add_loads(tape, layer, last, schedule.steps)
     made = add_steps(tape, schedule.steps, state, batch)
-    tape.outside.add(made[-1])
+    channels = _channels_last(tape, made, layer)
     part = Part(
         stage=last.number,
         ops=tuple(tape.ops[begin:]),
@@ -209,13 +211,26 @@ def _contract(
         schedule_ops=len(tape.ops) - begin,
         parameters=parameter_entries(layer, last),
     )
-    forward = [work for op in tape.ops for work in op.forward]
-    backward = [work for op in tape.ops for work in op.backward]
+    forward = [*channels, *(work for op in tape.ops for work in op.forward)]
+    backward = [*channels, *(work for op in tape.ops for work in op.backward)]
     whole = (*parts, part)
     return (
         total(forward, machine, inference_peak(tape, whole, machine.itemsize)),
         total(forward + backward, machine, _peak(_segments(tape, whole, machine))),
     )
+
+
+def _channels_last(tape: Tape, made: Sequence[Storage], layer: Layer) -> list[Work]:
+    """The copies of a convolution's input and output that have the channels last, and back.
+
+    A linear layer's own input and output are outside of what a mode takes.
+    """
+    ends = (made[0], made[-1])
+    if not isinstance(layer.target, Conv2d):
+        tape.outside.update(ends)
+        return []
+    tape.outside.discard(made[0])
+    return [Permutation(tape.sizes[end], 1) for end in ends]
 
 
 def stream_costs(
@@ -250,7 +265,8 @@ def stream_costs(
     size = machine.itemsize
     blocks = -(-outputs // stream.rows)
     # A block of rows takes in the whole rows of the matrix that reach into it.
-    tall = min(last.outer, -(-stream.rows * inputs // last.right) + (last.right > 1))
+    columns = math.prod(layer.modes.extents[1:])
+    tall = min(last.outer, -(-stream.rows * columns // last.right) + (last.right > 1))
     block = tall * last.right
     make = Product(1, tall, last.inner, last.right)
     apply = Product(1, batch, inputs, stream.rows)

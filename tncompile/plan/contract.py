@@ -1,14 +1,16 @@
 """Contract mode: the input of a linear layer joins the network of the last stage.
 
-Where the weight's modes are those of its outputs followed by those of its inputs, the row of
-the last stage falls into three: cores that only reach outputs, cores that only reach inputs,
-and cores in the middle that reach both. The input goes backwards through the second kind,
-meets the state that the third kind has made, and goes forwards through the first. The weight
-is never made. A convolution of 1 x 1 is a linear layer on the channels of each position.
+Where every mode of the weight belongs to one of its axes, the row of the last stage falls
+into three: cores that only reach outputs, cores that only reach inputs, and cores in the
+middle that reach more, or the kernel of a convolution. The input goes backwards through the
+second kind, meets the state that the third kind has made, and goes forwards through the
+first. The weight is never made. A convolution is this on the channels of each position, and
+where they meet is a convolution again, of as many channels as the middle has left.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,20 +18,27 @@ from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import Conv2d, Linear
 from tncompile.plan.cuts import FORWARD, Section, Sweep, swept_sections
 from tncompile.plan.rows import Action, Row, act, rebased, size
-from tncompile.plan.schedule import Input, Join, Schedule, State
+from tncompile.plan.schedule import Convolve, Input, Join, Ref, Schedule, State
 from tncompile.plan.windows import Builder
 from tncompile.plan.work import Machine
 
 Groups = tuple[tuple[Section, ...], ...]
+_OUTPUT, _INPUT = 0, 1  # axes of every weight that is applied; others are its kernel's
 
 
 @dataclass(frozen=True, slots=True)
-class Halves:
-    """The row of a last stage in three: the middle, then outputs and inputs on its wires."""
+class Parts:
+    """The row of a last stage in three: the middle, then outputs and inputs on its wires.
+
+    `made` are the wires of the middle as it leaves them, `wanted` the same as the input meets
+    them: outputs, inputs, and then the kernel.
+    """
 
     middle: Row
     outputs: Row
     inputs: Row
+    made: tuple[Index, ...]
+    wanted: tuple[Index, ...]
 
     @property
     def rows(self) -> tuple[Row, Row, Row]:
@@ -37,98 +46,97 @@ class Halves:
         return self.inputs, self.middle, self.outputs
 
 
-def halves(layer: Layer) -> Halves | str:
+def parts(layer: Layer) -> Parts | str:
     """The three rows of a layer, or why it cannot be contracted."""
-    target = layer.target
-    if isinstance(target, Conv2d) and target.kernel_size != (1, 1):
-        return "a convolution with a window takes its weight as a whole"
+    target, axes = layer.target, layer.modes.axes
     if isinstance(target, Conv2d) and target.groups > 1:
         return "groups of channels take weights of their own"
     if not isinstance(target, Linear | Conv2d):
         return "there is no input"
-    features = target.weight_shape[1]
-    count = len(layer.modes.sizes)
-    inner = 1
-    while inner < features:
-        count -= 1
-        inner *= layer.modes.sizes[count]
-    if inner != features:
-        return f"no trailing modes make up the {features} inputs"
+    if axes is None:
+        return "modes straddle the axes of the weight"
     row = Row.of(layer.stages[-1])
     if row is None:
         return "the last layer is no row of neighbours"
-    return _halves(row, layer.stages[-1].outgoing, count)
+    return _parts(row, layer.stages[-1].outgoing, axes)
 
 
-def _halves(row: Row, outgoing: tuple[Index, ...], outputs: int) -> Halves | str:
-    """Cut a row whose first `outputs` wires in the end are outputs, and the others inputs."""
-    reaches = {i.name: k < outputs for k, i in enumerate(outgoing)}
-    kinds: dict[int, set[bool]] = {}
-    wires: dict[str, set[bool]] = {name: {side} for name, side in reaches.items()}
+def _parts(row: Row, outgoing: tuple[Index, ...], axes: tuple[int, ...]) -> Parts | str:
+    """Cut a row by the axes that its actions reach."""
+    kinds: dict[int, set[int]] = {}
+    wires: dict[str, set[int]] = {
+        index.name: {axis} for index, axis in zip(outgoing, axes, strict=True)
+    }
     for number in range(len(row.actions) - 1, -1, -1):
         action = row.actions[number]
         kinds[number] = set().union(*(wires[i.name] for i in action.outputs))
         wires |= dict.fromkeys(action.inputs, kinds[number])
-    kind = [(action, kinds[number]) for number, action in enumerate(row.actions)]
-    middle = [action for action, sides in kind if len(sides) == 2]
-    after = list(row.sources)
+    sides = {side: [a for k, a in enumerate(row.actions) if kinds[k] == {side}] for side in (0, 1)}
+    middle = [a for k, a in enumerate(row.actions) if kinds[k] not in ({_OUTPUT}, {_INPUT})]
+    made = list(row.sources)
     for action in middle:
-        act(after, action)
-    leads = [wires[i.name] == {True} for i in after]
-    if leads != sorted(leads, reverse=True):
-        return "wires of inputs and outputs alternate"
-    border = sum(leads)
-    return Halves(
+        act(made, action)
+    reached = [wires[i.name] for i in made]
+    outer = [i for i, axis in zip(made, reached, strict=True) if axis == {_OUTPUT}]
+    inner = [i for i, axis in zip(made, reached, strict=True) if axis == {_INPUT}]
+    kernel = [i for i, axis in zip(outgoing, axes, strict=True) if axis > _INPUT]
+    found = Parts(
         middle=Row(row.stage, row.start, list(row.sources), middle),
-        outputs=_side(row, after[:border], [a for a, k in kind if k == {True}]),
-        inputs=_side(row, after[border:], [a for a, k in kind if k == {False}]),
+        outputs=_side(row, outer, sides[_OUTPUT]),
+        inputs=_side(row, inner, sides[_INPUT]),
+        made=tuple(made),
+        wanted=(*outer, *inner, *kernel),
     )
+    for side, rest in ((_OUTPUT, found.outputs), (_INPUT, found.inputs)):
+        if rest.end() != [i for i, axis in zip(outgoing, axes, strict=True) if axis == side]:
+            return "the modes of an axis are not in order"
+    return found
 
 
 def _side(row: Row, sources: list[Index], actions: list[Action]) -> Row:
     return Row(row.stage, State(size(sources)), sources, rebased(actions, sources))
 
 
-def fastest_sections(parts: Halves, batches: Sequence[int], machine: Machine) -> tuple[Groups, ...]:
+def fastest_sections(found: Parts, batches: Sequence[int], machine: Machine) -> tuple[Groups, ...]:
     """The fastest way to sweep the three rows for each of these batches; it does for any other."""
-    middle = _sections(parts.middle, machine, FORWARD)
+    middle = _sections(found.middle, machine, FORWARD)
     ways = [
         (
-            _sections(parts.inputs, machine, Sweep(batch, transposed=True)),
+            _sections(found.inputs, machine, Sweep(batch, transposed=True)),
             middle,
-            _sections(parts.outputs, machine, Sweep(batch)),
+            _sections(found.outputs, machine, Sweep(batch)),
         )
         for batch in batches
     ]
     return tuple(dict.fromkeys(ways))
 
 
-def contract_schedule(layer: Layer, parts: Halves, groups: Groups) -> Schedule:
+def contract_schedule(layer: Layer, found: Parts, groups: Groups) -> Schedule:
     """The schedule with the rows of inputs, middle and outputs cut in this way."""
     inputs, middle, outputs = groups
-    features = layer.target.weight_shape[1]
-    builder = Builder(parts.inputs)
+    features = layer.modes.extents[_INPUT]
+    builder = Builder(found.inputs)
     builder.batched = builder.transposed = True
-    builder.state = builder.add(Input(features))
+    builder.state = builder.add(Input(features, _positions(layer)))
     for section in reversed(inputs):
-        builder.row = parts.inputs.section(section.low, section.high)
+        builder.row = found.inputs.section(section.low, section.high)
         for first, end in reversed(section.cuts):
             builder.step(first, end)
     given = builder.state
     assert given is not None
 
     builder.batched = builder.transposed = False
-    builder.row, builder.state = parts.middle, None
+    builder.row, builder.state = found.middle, None
     builder.begin()
-    _sweep(builder, parts.middle, middle)
+    _sweep(builder, found.middle, middle)
     if builder.state is not None:
-        inner, outer = size(parts.inputs.sources), size(parts.outputs.sources)
-        builder.state = builder.add(Join(given, builder.state, inner, outer))
+        builder.order(found.made, found.wanted, "outputs, inputs, then the kernel")
+        builder.state = builder.add(_meeting(layer, found, given, builder.state))
     else:  # roots that reach outputs or inputs, and no core in the middle
         builder.state = given
 
     builder.batched = True
-    _sweep(builder, parts.outputs, outputs)
+    _sweep(builder, found.outputs, outputs)
     return Schedule(
         kind="contract",
         steps=tuple(builder.steps),
@@ -136,6 +144,29 @@ def contract_schedule(layer: Layer, parts: Halves, groups: Groups) -> Schedule:
         complete=False,
         notes=tuple(builder.notes),
     )
+
+
+def is_pointwise(layer: Layer) -> bool:
+    """Whether a layer is linear on the features of each position, without neighbours."""
+    return math.prod(layer.modes.extents[2:]) == 1
+
+
+def _positions(layer: Layer) -> int:
+    """Positions of the input for one of the output; a pointwise layer takes those it uses."""
+    target = layer.target
+    return 1 if is_pointwise(layer) else math.prod(getattr(target, "stride", ()))
+
+
+def _meeting(layer: Layer, found: Parts, given: Ref, state: Ref) -> Join | Convolve:
+    """The step in which the input meets the middle's state."""
+    inner, outer = size(found.inputs.sources), size(found.outputs.sources)
+    target = layer.target
+    if is_pointwise(layer):
+        return Join(given, state, inner, outer)
+    assert isinstance(target, Conv2d)
+    extents, kernel = layer.modes.extents[2:], target.weight_shape[2:]
+    geometry = (target.stride, target.own_padding, target.dilation)
+    return Convolve(given, state, inner, outer, extents, kernel, *geometry)
 
 
 def _sections(row: Row, machine: Machine, sweep: Sweep) -> tuple[Section, ...]:

@@ -23,7 +23,7 @@ from tncompile.plan.tree import Path, tensors, tree_schedule
 from tncompile.plan.work import Machine
 
 # Raised whenever the same decision or the same search would give another schedule.
-PLANNER = 3
+PLANNER = 4
 
 
 @dataclass(frozen=True, slots=True)

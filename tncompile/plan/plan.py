@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tncompile.diagnostics import Findings
 from tncompile.diagnostics import planning as errors
 from tncompile.graph.ir import Layer, Program, Stage
+from tncompile.graph.targets import Conv2d
 from tncompile.plan.applications import (
     Generating,
     Stream,
@@ -45,6 +46,7 @@ from tncompile.plan.tape import Tape
 from tncompile.plan.work import DEFAULT_DTYPE, Machine, Work, total
 
 BATCHES = (1, 16, 64, 256, 1024)
+POSITIONS = (64, 256, 1024, 4096, 16384, 65536)  # of a convolution: images are many positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,14 @@ class Settings:
 
     `seconds` is the time of a thorough search for each stage, None for the fast one. `memory`
     limits layers that have no budget of their own; `batches` are those that layers without
-    a list of their own are planned for. `stored` are decisions by their keys.
+    a list of their own are planned for, `BATCHES` or `POSITIONS` if None. `stored` are decisions by their keys.
     """
 
     profile: Profile = CPU
     seconds: float | None = None
     progress: Progress | None = None
     memory: Memory | None = None
-    batches: tuple[int, ...] = BATCHES
+    batches: tuple[int, ...] | None = None
     cache: Cache = field(default_factory=Cache)
     stored: Mapping[str, Decision] = field(default_factory=dict)
 
@@ -119,13 +121,14 @@ class _LayerPlanner:
     """Plans one layer."""
 
     def __init__(
-        self, layer: Layer, chooser: Chooser, limit: Memory, batches: tuple[int, ...]
+        self, layer: Layer, chooser: Chooser, limit: Memory, batches: tuple[int, ...] | None
     ) -> None:
         self.layer = layer
         self.chooser = chooser
         self.machine = chooser.machine
         self.limit = limit
-        self.batches = layer.batches or batches
+        usual = POSITIONS if isinstance(layer.target, Conv2d) else BATCHES
+        self.batches = layer.batches or batches or usual
         size = self.machine.itemsize
         self.parameter_bytes = layer.parameter_count * size
         self.room = limit.limit - self.parameter_bytes

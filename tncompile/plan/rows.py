@@ -29,7 +29,8 @@ class Row:
     """A stage as actions on a row of sources; None from `of` if it is not one.
 
     Sources are the incoming wires; in the first stage the legs of a single root, or one
-    wire of size 1 for each of several roots.
+    wire of size 1 for each of several roots. Where the modes of the weight stand in another
+    order than its axes, the row's end is not yet the outgoing state.
     """
 
     def __init__(
@@ -71,6 +72,10 @@ class Row:
         now = [a for a in self.actions if low <= a.depth < high]
         start = self.start if low == 0 else State(size(before))
         return Row(self.stage, start, before, rebased(now, before))
+
+    def end(self) -> list[Index]:
+        """The row when all actions are done."""
+        return self.after(0)
 
     def after(self, boundary: int) -> list[Index]:
         """The row when all actions that depend on sources from `boundary` on are done."""
@@ -123,7 +128,7 @@ def _actions(
         for index in action.outputs:
             leftmost[index.name], depths[index.name] = action.leftmost, action.depth
         actions.append(action)
-    return actions if tuple(row) == stage.outgoing else None
+    return actions if set(row) == set(stage.outgoing) else None
 
 
 def act(row: list[Index], action: Action) -> bool:

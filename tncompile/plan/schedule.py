@@ -28,9 +28,14 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The input of a layer: a batch of rows of `features` entries."""
+    """The input of a layer: a batch of rows of `features` entries.
+
+    Of a convolution these are the channels of each position; `positions` counts the input's
+    for one of the output.
+    """
 
     features: int
+    positions: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,6 +157,30 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
+class Convolve:
+    """`Y[p, o] = sum_i,d X[p + d, i] M[o, i, d]`: a batch of images meets the state M as a kernel.
+
+    M is cropped from `extents` to `size` positions; `stride`, `padding` and `dilation` are those
+    of the convolution, one for each axis of the kernel.
+    """
+
+    operand: Ref
+    matrix: Ref
+    inner: int
+    outer: int
+    extents: tuple[int, ...]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(outer,), for each position of the output."""
+        return (self.outer,)
+
+
+@dataclass(frozen=True, slots=True)
 class Select:
     """`Y[l, r] = X[l, i, r]`, where slice number s has i = s // `every` mod `size`."""
 
@@ -245,6 +274,7 @@ Step = (
     | Kron
     | Apply
     | Join
+    | Convolve
     | Contract
     | Rearrange
 )
@@ -302,7 +332,7 @@ def operands(step: Step) -> tuple[Ref, ...]:
     match step:
         case Kron() | Contract():
             return (step.left, step.right)
-        case Apply() | Join():
+        case Apply() | Join() | Convolve():
             return (step.matrix, step.operand)
         case Select() | Rearrange():
             return (step.operand,)

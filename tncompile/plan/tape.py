@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from tncompile.plan.schedule import (
     Apply,
     Contract,
+    Convolve,
     CoreMatrix,
     CoreTensor,
     Identity,
@@ -186,8 +187,9 @@ def add_steps(
     """Carry out steps on a tape; the storage of each value.
 
     `state` is the storage of the incoming state, a new one if None; `batch` the number of
-    inputs of a layer.
+    inputs of a layer, or of output positions of a convolution.
     """
+    times = batch * next((step.positions for step in steps if isinstance(step, Input)), 1)
     made: list[Storage] = []
     for step in steps:
         match step:
@@ -196,7 +198,7 @@ def add_steps(
                     state = tape.storage(step.size, True)
                 made.append(state)
             case Input():
-                made.append(tape.storage(batch * step.features, True))
+                made.append(tape.storage(times * step.features, True))
                 tape.outside.add(made[-1])
             case CoreTensor():
                 made.append(tape.core(step.core, step.size))
@@ -205,7 +207,8 @@ def add_steps(
             case Identity() | Ones():
                 made.append(tape.constant("constant", math.prod(step.shape)))
             case _:
-                made.append(_add_step(tape, step, made, batch))
+                times = batch if isinstance(step, Convolve) else times
+                made.append(_add_step(tape, step, made, times))
     return tuple(made)
 
 
@@ -222,6 +225,8 @@ def _add_step(tape: Tape, step: Step, made: Sequence[Storage], batch: int) -> St
         case Join():
             work = Product(1, batch, step.inner, step.outer, transposed=True)
             return tape.product("join", work, made[step.operand], made[step.matrix])
+        case Convolve():
+            return _convolve(tape, step, made[step.operand], made[step.matrix], batch)
         case Contract():
             work = Product(step.batch, step.rows, step.inner, step.columns)
             arrangements = (step.left_arrangement, step.right_arrangement)
@@ -249,3 +254,26 @@ def _apply(
         return tape.product(label, Product(1, outer, inner, right), matrix, operand)
     work = Product(left, outer, inner, right, expanded=True)
     return tape.product(label, work, matrix, operand, spread=left)
+
+
+def _convolve(tape: Tape, step: Convolve, operand: Storage, kernel: Storage, batch: int) -> Storage:
+    """A convolution as the products that it does; its neighbourhoods are never written."""
+    count, inner, outer = math.prod(step.size), step.inner, step.outer
+    read, written = tape.sizes[operand], batch * outer
+    made = tape.storage(written, True)
+    tape.ops.append(
+        Op(
+            "convolve",
+            (operand, kernel),
+            made,
+            (Product(1, batch, count * inner, outer, transposed=True), Pass(read, 0)),
+            (
+                Product(1, batch, outer, count * inner),
+                Product(1, count * inner, batch, outer),
+                Pass(read + written, read),
+            ),
+            (read, tape.sizes[kernel]),
+            saves=(operand, kernel),
+        )
+    )
+    return made

@@ -12,6 +12,7 @@ well. The cuts are chosen by dynamic programming over the row, by predicted time
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Core, CoreKind, Index
@@ -23,11 +24,13 @@ from tncompile.plan.schedule import (
     Kron,
     Note,
     Ones,
+    Rearrange,
     Ref,
     Schedule,
     Step,
     Window,
 )
+from tncompile.plan.tree import arrange
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,15 @@ class Builder:
         """Start from the row's own state, if it has one."""
         if self.row.start is not None:
             self.state = self.add(self.row.start)
+
+    def order(self, row: Sequence[Index], wanted: Sequence[Index], note: str) -> bool:
+        """Bring a state into another order of its wires; True if it is in that order already."""
+        arrangement = arrange(tuple(row), (tuple(wanted),))
+        if arrangement.moved:
+            assert self.state is not None
+            self.notes.append(Note(len(self.steps), note))
+            self.state = self.add(Rearrange(self.state, arrangement, size(wanted)))
+        return not arrangement.moved
 
     def step(self, first: int, end: int) -> Window | None:
         """Carry out the actions that begin in the sources `first` to `end` (exclusive)."""
@@ -168,9 +180,10 @@ class Builder:
     def schedule(self, one_section: bool) -> Schedule:
         """The finished plan."""
         assert self.state == len(self.steps) - 1
+        outgoing = self.row.stage.outgoing
+        in_order = self.order(self.row.end(), outgoing, "modes in the order of the weight's axes")
         closed = math.prod(w.outer // w.open_outer for w in self.windows)
-        generated = math.prod(i.size for i in self.row.stage.outgoing)
-        final = self.closed and closed == generated
+        final = self.closed and closed == size(outgoing) and in_order
         complete = one_section and final and not self.several_roots
         return Schedule(
             kind="windows",

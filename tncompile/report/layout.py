@@ -76,7 +76,7 @@ Positions = dict[str, float]
 
 def stage_layouts(layer: Layer) -> tuple[StageLayout, ...]:
     """All stages of a layer over the outgoing wires of the last."""
-    after: Sequence[float] = range(len(layer.stages[-1].outgoing))
+    after: Sequence[float] = [layer.modes.places.index(k) for k in range(layer.modes.order)]
     layouts = []
     for stage in reversed(layer.stages):
         layout, after = _stage(stage, after)

@@ -62,11 +62,11 @@ def cut(text: str, most: int) -> str:
 def show_modes(modes: Modes) -> str:
     """Sizes of the modes, runs of equal ones counted.
 
-    >>> show_modes(Modes((2, 2, 2, 3), 24))
+    >>> show_modes(Modes((2, 2, 2, 3), (24,), None, (0, 1, 2, 3)))
     '4 modes: 3 of size 2, 1 of size 3'
     """
     runs: list[list[int]] = []
-    for size in modes.sizes:
+    for size in modes.placed:
         if runs and runs[-1][1] == size:
             runs[-1][0] += 1
         else:

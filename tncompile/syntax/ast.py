@@ -97,7 +97,38 @@ class Binary(Node):
     right: Expression
 
 
-Expression = Number | Size | String | Boolean | Identifier | Tuple | Call | Negative | Binary
+@dataclass(frozen=True, slots=True)
+class AxisModes(Node):
+    """`h`, `o by 2`, `o as (8, 16, 32)`: the modes of one axis of a weight.
+
+    `keyword` is None, `"by"` or `"as"`, and `value` what stands behind it.
+    """
+
+    axis: Identifier
+    keyword: str | None
+    value: Expression | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interleave(Node):
+    """`interleave(o by 2, i by 2)`: the modes of several axes in turn."""
+
+    items: tuple[ModeItem, ...]
+
+
+ModeItem = AxisModes | Interleave
+
+
+@dataclass(frozen=True, slots=True)
+class ModeList(Node):
+    """`[o by 2, i by 2, h, w]`."""
+
+    items: tuple[ModeItem, ...]
+
+
+Expression = (
+    Number | Size | String | Boolean | Identifier | Tuple | Call | Negative | Binary | ModeList
+)
 
 
 # Places on the row of wires ------------------------------------------------------------

@@ -208,6 +208,8 @@ class TreeBuilder:
                 return self._call(tree, depth)
             case "tuple":
                 return ast.Tuple(span, tuple(self.expression(p, depth + 1) for p in parts))
+            case "mode_list":
+                return ast.ModeList(span, tuple(self._mode(_tree(p), depth + 1) for p in parts))
             case "negative":
                 return ast.Negative(span, self.expression(parts[-1], depth + 1))
             case "power":
@@ -221,6 +223,16 @@ class TreeBuilder:
                     right = self.expression(operand, depth + 1)
                     node = ast.Binary(node.span.to(right.span), str(operator), node, right)
                 return node
+
+    def _mode(self, tree: Tree[Token], depth: int) -> ast.ModeItem:
+        span, parts = self._span(tree), tree.children
+        if depth > self.depth_limit:
+            self._too_deep(span)
+        if tree.data == "interleave":
+            return ast.Interleave(span, tuple(self._mode(_tree(p), depth + 1) for p in parts))
+        keyword = None if parts[1] is None else str(_token(parts[1]))
+        value = None if parts[2] is None else self.expression(parts[2], depth + 1)
+        return ast.AxisModes(span, self._identifier(parts[0]), keyword, value)
 
     def _call(self, tree: Tree[Token], depth: int = 0) -> ast.Call:
         name, *arguments = tree.children

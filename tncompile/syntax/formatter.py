@@ -55,6 +55,8 @@ def format_expression(node: ast.Expression) -> str:
             level = _PRECEDENCE[node.operator]
             left, right = _operand(node.left, level), _operand(node.right, level + 1)
             return f"{left} {node.operator} {right}"
+        case ast.ModeList():
+            return f"[{', '.join(_mode(i) for i in node.items)}]"
         case _:
             assert_never(node)
 
@@ -112,6 +114,17 @@ def _subscript(node: ast.Subscript) -> str:
 def _argument(node: ast.Argument) -> str:
     value = format_expression(node.value)
     return value if node.name is None else f"{node.name.name} = {value}"
+
+
+def _mode(node: ast.ModeItem) -> str:
+    match node:
+        case ast.AxisModes():
+            value = "" if node.value is None else f" {node.keyword} {format_expression(node.value)}"
+            return f"{node.axis.name}{value}"
+        case ast.Interleave():
+            return f"interleave({', '.join(_mode(i) for i in node.items)})"
+        case _:
+            assert_never(node)
 
 
 def _operand(node: ast.Expression, level: int) -> str:

@@ -28,7 +28,6 @@ _IGNORED = {"COMMENT", "BLANK", "STRAY"}
 # Words that begin an item wherever they stand, and those that do so outside of braces only.
 _ALWAYS_ITEM = {"LAYER", "TOPOLOGY", "NETWORK", "IMPORT"}
 _OUTER_ITEM = {"LET"}
-_MODE_LISTS = "lists of modes; `modes = fold(radix = 2)` folds any weight"
 _OPEN = {"LBRACE": "RBRACE", "LPAR": "RPAR", "LSQB": "RSQB"}
 _SHOWN = {
     "NAME": "a name",
@@ -36,7 +35,7 @@ _SHOWN = {
     "SIZE": "a size such as `256MiB`",
     "STRING": "a string",
 }
-_VALUE = {"NAME", "NUMBER", "SIZE", "STRING", "TRUE", "FALSE", "LPAR", "MINUS"}
+_VALUE = {"NAME", "NUMBER", "SIZE", "STRING", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS"}
 _OPERATORS = {"PLUS", "MINUS", "TIMES", "DIVIDE", "MOD", "CIRCUMFLEX"}
 _STATEMENTS = {"ROOT", "EXPAND", "MAP", "MIX", "UNTIL", "REPEAT", "SHARED"}
 _DRAWN = {"NAME", "SHARED", "FREEZE", "FOR", "STAGE", "LET"}
@@ -195,11 +194,6 @@ def _unexpected(
     file: SourceFile, tokens: list[Token], token: Token, expected: set[str]
 ) -> Diagnostic:
     span = _span(file, token)
-    if token.type == "LSQB" and expected >= _VALUE:
-        line_end = file.text.find("\n", span.start)
-        close = file.text.find("]", span.start, None if line_end < 0 else line_end)
-        span = Span(file, span.start, span.end if close < 0 else close + 1)
-        return errors.FutureConstruct(span, "[…]", _MODE_LISTS)
     if "NAME" in expected and _fixed_words().get(token.type, "").isalpha():
         return errors.ReservedWord(span, str(token))
     opened = None
