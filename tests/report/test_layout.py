@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 import pytest
 
 from tests.report.plans import ALL, CP, MERA, RING, TTN, plan_of
-from tncompile.graph.ir import Core, CoreKind, Index, Layer, Stage
+from tncompile.graph.ir import Core, CoreKind, Index, Layer, Modes, Stage
 from tncompile.report.layout import StageLayout, stage_layouts
 
 
@@ -23,7 +23,8 @@ def ring(layer: Layer, order: int) -> Layer:
         Core(f"G[{k}]", CoreKind.ROOT, "G", k, (bonds[k - 1], legs[k], bonds[k]), (), "G", span)
         for k in range(order)
     )
-    return replace(layer, stages=(Stage(1, (), cores, tuple(legs), None, span),))
+    modes = Modes((2,) * order, (2**order,), (0,) * order, tuple(range(order)))
+    return replace(layer, modes=modes, stages=(Stage(1, (), cores, tuple(legs), None, span),))
 
 
 @pytest.mark.parametrize("text", ALL.values(), ids=ALL)

@@ -34,15 +34,12 @@ class AxisMissing(Diagnostic):
 
     code: ClassVar = "E0303"
     title: ClassVar = "the modes do not cover the weight of `{target}`"
-    label: ClassVar = "{left_out} missing"
     target: str
     missing: tuple[str, ...]
     called: Span
 
-    @property
-    def left_out(self) -> str:
-        """The axes that are missing, in words."""
-        return ", ".join(f"`{name}`" for name in self.missing)
+    def label_text(self) -> str:
+        return "without " + ", ".join(f"`{name}`" for name in self.missing)
 
     def related(self) -> tuple[Related, ...]:
         return (Related(self.called, "the weight of this target"),)

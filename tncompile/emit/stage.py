@@ -109,6 +109,12 @@ class StageProgram:
         return any(isinstance(step, Input) for step in self.plan.schedule.steps)
 
     @property
+    def prepared(self) -> int:
+        """How many instructions do not depend on the input."""
+        steps = self.plan.schedule.steps[: self.plan.schedule.prepared]
+        return sum(any(i.step is step for step in steps) for i in self.instructions)
+
+    @property
     def kept(self) -> tuple[str, ...]:
         """The names of what the adjoint reads, in the order in which it is made."""
         loads = (load.name for load in self.loads if load.transposed)

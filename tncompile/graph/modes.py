@@ -125,7 +125,7 @@ class _ListBuilder:
         items = value.items if isinstance(value, ast.Tuple) else (value,)
         sizes = [scope.integer(item, "a mode", 1, LARGEST - 1) for item in items]
         if math.prod(sizes) < size:
-            better = factors(size, max(*sizes, _LEAST_LARGEST))
+            better = factors(size, count=len(sizes))
             span, name = value.span, node.axis.name
             fail(errors.FactorsTooSmall(span, name, size, math.prod(sizes), better))
         return sizes

@@ -12,13 +12,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import Conv2d, Linear
 from tncompile.plan.cuts import FORWARD, Section, Sweep, swept_sections
 from tncompile.plan.rows import Action, Row, act, rebased, size
-from tncompile.plan.schedule import Convolve, Input, Join, Ref, Schedule, State
+from tncompile.plan.schedule import (
+    Convolve,
+    Input,
+    Join,
+    Note,
+    Ref,
+    Schedule,
+    State,
+    moved,
+    operands,
+)
 from tncompile.plan.windows import Builder
 from tncompile.plan.work import Machine
 
@@ -137,13 +147,33 @@ def contract_schedule(layer: Layer, found: Parts, groups: Groups) -> Schedule:
 
     builder.batched = True
     _sweep(builder, found.outputs, outputs)
+    return _input_last(builder)
+
+
+def _input_last(builder: Builder) -> Schedule:
+    """The schedule with all that does not depend on the input first: what can be kept."""
+    steps = builder.steps
+    depends: set[Ref] = set()
+    for ref, step in enumerate(steps):
+        if isinstance(step, Input) or depends & {*operands(step)}:
+            depends.add(ref)
+    order = sorted(range(len(steps)), key=lambda ref: ref in depends)
+    place = {ref: number for number, ref in enumerate(order)}
+    windows = (
+        replace(w, matrix=place[w.matrix], applied=place[w.applied]) for w in builder.windows
+    )
     return Schedule(
         kind="contract",
-        steps=tuple(builder.steps),
-        windows=tuple(builder.windows),
+        steps=tuple(moved(steps[ref], place) for ref in order),
+        windows=tuple(windows),
         complete=False,
-        notes=tuple(builder.notes),
+        notes=tuple(sorted((replace(n, step=place[n.step]) for n in builder.notes), key=_step)),
+        prepared=len(steps) - len(depends),
     )
+
+
+def _step(note: Note) -> Ref:
+    return note.step
 
 
 def is_pointwise(layer: Layer) -> bool:

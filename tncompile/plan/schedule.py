@@ -9,7 +9,8 @@ touching it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 Ref = int
 
@@ -314,7 +315,8 @@ class Schedule:
 
     `kind` is "windows" or "tree"; `windows` is empty for trees. With `slices` the steps are
     those of one slice, for one value of every sliced index, whose sizes these are; the results
-    of all slices are summed. `complete` tells whether the
+    of all slices are summed. Where an input takes part, the first `prepared` steps do not
+    depend on it. `complete` tells whether the
     final parts of the windows make up the whole state: then an entry of the state can be had
     from one row of each window's matrix, without making the state.
     """
@@ -325,6 +327,7 @@ class Schedule:
     complete: bool
     notes: tuple[Note, ...]
     slices: tuple[int, ...] = ()
+    prepared: int = 0
 
 
 def operands(step: Step) -> tuple[Ref, ...]:
@@ -338,6 +341,19 @@ def operands(step: Step) -> tuple[Ref, ...]:
             return (step.operand,)
         case _:
             return ()
+
+
+def moved(step: Step, place: Mapping[Ref, Ref]) -> Step:
+    """A step that reads the same values at other places."""
+    match step:
+        case Kron() | Contract():
+            return replace(step, left=place[step.left], right=place[step.right])
+        case Apply() | Join() | Convolve():
+            return replace(step, matrix=place[step.matrix], operand=place[step.operand])
+        case Select() | Rearrange():
+            return replace(step, operand=place[step.operand])
+        case _:
+            return step
 
 
 def trained_values(steps: tuple[Step, ...]) -> frozenset[Ref]:
