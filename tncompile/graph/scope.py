@@ -199,7 +199,8 @@ class Scope:
         name = node.function.name
         if name not in FUNCTIONS:
             span = node.function.span
-            fail(errors.UnknownName(span, "function", name, FUNCTIONS, "functions"))
+            known = FUNCTIONS if self.counts else tuple(f for f in FUNCTIONS if f != COUNT)
+            fail(errors.UnknownName(span, "function", name, known, "functions"))
         if name == COUNT:
             return self._count(node)
         values = []

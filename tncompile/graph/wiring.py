@@ -109,7 +109,7 @@ class _Wiring:
         missing = [k for k, mode in enumerate(self.legs.listed, start=1) if mode not in used]
         if missing:
             shown = ", ".join(f"`{LEG}[{k}]`" for k in missing[:4])
-            more = f" and {len(missing) - 4} more legs" if len(missing) > 4 else ""
+            more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
             drawing = self.drawing
             self.found.append(
                 errors.MissingLegs(

@@ -55,7 +55,8 @@ class Settings:
 
     `seconds` is the time of a thorough search for each stage, None for the fast one. `memory`
     limits layers that have no budget of their own; `batches` are those that layers without
-    a list of their own are planned for, `BATCHES` or `POSITIONS` if None. `stored` are decisions by their keys.
+    a list of their own are planned for, `BATCHES` or `POSITIONS` if None. `stored` are
+    decisions by their keys.
     """
 
     profile: Profile = CPU
@@ -322,9 +323,9 @@ class _LayerPlanner:
         )
         if op is None or parameter.size > entries:
             shape = " x ".join(map(str, parameter.shape))
-            stage = next(s for s in layer.stages if s.number == parameter.stage)
-            what = f"`{parameter.name}`, {shape}"
-            return LiveTensor(what, parameter.size * size, stage.span)
+            cores = (core for stage in layer.stages for core in stage.cores)
+            span = next(core.span for core in cores if core.parameter == parameter.name)
+            return LiveTensor(f"`{parameter.name}`, {shape}", parameter.size * size, span)
         if entries == layer.modes.generated and part is parts[-1]:
             what = f"the generated weight, {entries} entries"
         elif op.label == "matrix":

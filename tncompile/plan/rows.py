@@ -128,7 +128,8 @@ def _actions(
         for index in action.outputs:
             leftmost[index.name], depths[index.name] = action.leftmost, action.depth
         actions.append(action)
-    return actions if set(row) == set(stage.outgoing) else None
+    whole = len(row) == len(stage.outgoing) and set(row) == set(stage.outgoing)
+    return actions if whole else None
 
 
 def act(row: list[Index], action: Action) -> bool:
