@@ -44,6 +44,10 @@ LADDER = [
     for k in range(30)
     for row in (0, 1)
 ]
+AWKWARD_NAMES = """
+    x y z g h n k1 t1 keep kept wanted number dG G G_use2 core_x torch nn self math Exception
+    Linear functional super print weight input Adjoint A AWeight
+"""
 CASES = {
     "one leg": net(1, t("G 1")),
     "one tensor": net(3, t("G 1 2 3")),
@@ -72,6 +76,14 @@ CASES = {
     "a shared tensor": net(3, t("A 1 a"), t("A 2 a"), t("A 3 b"), t("C a b"), a=2, b=2),
     "a tensor of twelve legs": net(12, Tile("G", None, tuple(map(str, range(12, 0, -1))))),
     "a chain": net(12, *CHAIN, **{f"b{k}": 1 + k % 3 for k in range(1, 12)}),
+    "names of all kinds": net(
+        2,
+        *(Tile(name, None, (f"b{k}", f"b{k + 1}")) for k, name in enumerate(AWKWARD_NAMES.split())),
+        *(Tile("G", None, (f"b{k}", f"b{k + 1}")) for k in (40, 41)),
+        t("E 1 b0 b40"),
+        t("F 2 b30 b42"),
+        **{f"b{k}": 2 for k in range(43)},
+    ),
     "sixty tensors": net(
         6,
         *LADDER,
