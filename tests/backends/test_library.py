@@ -51,7 +51,7 @@ def check(text: str, reference: Callable[[State], Tensor]) -> None:
             state[name].grad,
             rtol=1e-10,
             atol=1e-9,
-            msg=lambda m, n=name: f"{n} {m}",
+            msg=name,
         )
 
 

@@ -81,6 +81,7 @@ TAKEN = frozenset(
         "stream",
         "to",
         "to_empty",
+        "train",
         "training",
         "trunk",
         "type",

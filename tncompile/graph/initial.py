@@ -12,11 +12,12 @@ outgoing state, and g the gain of the activation that follows the stage:
 - mixers: identity + τ N(0, g²/n_in), τ = 10⁻².
 
 A tensor of a drawn network is one of m in a product that is summed over S values of bonds and
-incoming legs. Each is drawn from U[-b, b] with variance s² = b²/3 and (s²)^m S = v, so that what the
-stage makes has variance v: for the weight 2/(fan_in + fan_out) (Glorot), before an activation 1 in the first
-stage and g² in later ones, for a SIREN 1/ω² and 2/ω². Tensors with initial values of their own
-enter with their mean square. Tensors that share their numbers are counted as if they did not.
-Uniform, because a product of many small tensors of normal numbers is mostly far below its mean.
+incoming legs. Each is drawn from U[-b, b] with variance s² = b²/3 and (s²)^m S = v, so that what
+the stage makes has variance v: for the weight 2/(fan_in + fan_out) (Glorot), before an activation
+1 in the first stage and g² in later ones, for a SIREN 1/ω² and 2/ω². Tensors with initial values of
+their own enter with their mean square; tensors that share their numbers are counted as if they
+did not. Uniform, because a product of many small tensors of normal numbers is mostly far below
+its mean.
 """
 
 from __future__ import annotations
