@@ -44,6 +44,9 @@ class StageView:
     matrix_given: tuple[str, ...]
     matrix_lines: tuple[str, ...]
     matrices: str
+    prepared_lines: tuple[str, ...]
+    prepared_names: tuple[str, ...]
+    prepared_result: str
     lines: tuple[str, ...]
     count: tuple[str, ...]
     tail: tuple[str, ...]
@@ -109,6 +112,8 @@ def stage_view(
     like = like_of(program)
     sliced = bool(schedule.slices)
     whole = program.readout if program.windows else program.instructions
+    first = whole[: program.prepared]
+    whole = whole[program.prepared :]
     cut = sliced or (again and activation is None) or program.takes_input
     head, tail = _cut(whole) if cut else (whole, ())
     loads = [*load_lines(program.start), *load_lines(program.loads)]
@@ -127,7 +132,10 @@ def stage_view(
         count = _space(convolved[0])
     outputs = OUTPUTS if convolved else "n"
     tail_batch = "n" if any(isinstance(i.step, Convolve) for i in tail) else outputs
-    begin = [*count, *begin]
+    handed = tuple(name for name in _free_names(whole) if name != INPUT)
+    prepared: list[str] = []
+    if program.takes_input:
+        prepared, begin = [*loads, *lines(first, like)], [*lines(head, like)]
     last = schedule.steps[-1]
     backward = adjoint(program)
     seed = backward.seeds[0][1]
@@ -154,6 +162,9 @@ def stage_view(
         matrix_given=tuple(f"self.{name}" for name in matrix_arguments),
         matrix_lines=flat(matrix_lines),
         matrices=matrices,
+        prepared_lines=flat(prepared),
+        prepared_names=handed,
+        prepared_result=names(handed) if handed else "()",
         lines=flat(begin),
         count=tuple(count),
         tail=flat(lines(tail, like, tail_batch)),
