@@ -91,8 +91,11 @@ def lines(instructions: Iterable[Instruction], like: str, batch: str = "n") -> I
             comment = _shape_comment(shape, batch if is_batched(step) else None)
             matrix = isinstance(step, Apply) and step.rows is not None and shape != step.shape
             if kept is not None and not matrix:
-                code = f"keep({code})"
                 comment = comment if kept == result else f"{kept}: {comment}"
+                if "\n" in code:  # a call of several lines
+                    yield from commented(f"{result} = {code}", comment)
+                    code, comment = result, "for the adjoint"
+                code = f"keep({code})"
             yield from commented(f"{result} = {code}", comment)
             if matrix:
                 code = f"{result}.reshape({', '.join(map(str, step.shape))})"
@@ -134,11 +137,17 @@ def biased_lines(instructions: Iterable[Instruction], batch: str) -> Iterator[st
         code = code.replace("None", "bias")
     elif code.startswith("torch.bmm("):
         row = ", ".join(map(str, step.shape[1:]))
-        code = f"torch.baddbmm(bias.reshape(1, {row}), {code.removeprefix('torch.bmm(')}"
+        items = [f"bias.reshape(1, {row})", code.removeprefix("torch.bmm(").removesuffix(")")]
+        code = _in_branch(instruction.result, "torch.baddbmm(", items)
     else:
         one, other = code.split(" @ ")
-        code = f"torch.addmm(bias, {one}, {other})"
+        code = _in_branch(instruction.result, "torch.addmm(", ["bias", one, other])
     yield from commented(f"{instruction.result} = {code}", comment)
+
+
+def _in_branch(result: str, head: str, items: list[str]) -> str:
+    """A call that is assigned in a branch of its own."""
+    return call(f"{result} = {head}", items, indent=12).removeprefix(f"{result} = ")
 
 
 def _sizes(shape: tuple[int, ...]) -> list[str]:

@@ -45,6 +45,9 @@ class StageView:
     matrix_given: tuple[str, ...]
     matrix_lines: tuple[str, ...]
     matrices: str
+    prepared_lines: tuple[str, ...]
+    prepared_names: tuple[str, ...]
+    prepared_result: str
     lines: tuple[str, ...]
     count: tuple[str, ...]
     tail: tuple[str, ...]
@@ -110,6 +113,8 @@ def stage_view(
     like = like_of(program)
     sliced = bool(schedule.slices)
     whole = program.readout if program.windows else program.instructions
+    first = whole[: program.prepared]
+    whole = whole[program.prepared :]
     cut = sliced or (again and activation is None) or program.takes_input
     head, tail = _cut(whole) if cut else (whole, ())
     loads = [*load_lines(program.start), *load_lines(program.loads)]
@@ -128,7 +133,10 @@ def stage_view(
         count = _space(convolved[0])
     outputs = OUTPUTS if convolved else "n"
     tail_batch = "n" if any(isinstance(i.step, Convolve) for i in tail) else outputs
-    begin = [*count, *begin]
+    handed = tuple(name for name in _free_names(whole) if name != INPUT)
+    prepared: list[str] = []
+    if program.takes_input:
+        prepared, begin = [*loads, *lines(first, like)], [*lines(head, like)]
     last = schedule.steps[-1]
     backward = adjoint(program)
     seed = backward.seeds[0][1]
@@ -155,6 +163,9 @@ def stage_view(
         matrix_given=tuple(attribute(load.parameter) for load in program.loads),
         matrix_lines=flat(matrix_lines),
         matrices=matrices,
+        prepared_lines=flat(prepared),
+        prepared_names=handed,
+        prepared_result=names(handed) if handed else "()",
         lines=flat(begin),
         count=tuple(count),
         tail=flat(lines(tail, like, tail_batch)),

@@ -139,6 +139,7 @@ class ModuleView:
     krons: frozenset[str]
     mixers: bool
     convolved: bool
+    contracts: bool
     constants: bool
     decision_lines: tuple[str, ...]
 
@@ -176,6 +177,7 @@ def module_view(program: ModuleProgram) -> ModuleView:
             for schedule in _schedules(layer.plan)
             for step in schedule.steps
         ),
+        contracts=any(_contract(layer, _used_modes(layer.plan)) for layer in program.layers),
         convolved=any(
             isinstance(step, Convolve)
             for layer in program.layers

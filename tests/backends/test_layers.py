@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tests.conftest import Compile
 from tncompile.emit import load_backend
@@ -255,3 +256,36 @@ def test_parametrize(activation: str, compile_text: Compile) -> None:
 
 def test_backends_are_found_by_entry_point() -> None:
     assert load_backend("torch").name == "torch"
+
+
+def test_cached_contraction(compile_text: Compile) -> None:
+    """All that does not depend on the input is made once, and anew when a core changes."""
+    layer = compile_text("layer a : Linear(64, 32) from MERA(3) { apply = contract }").A()
+    trunks = []
+    trunk = layer.generator.trunk
+
+    def counted() -> torch.Tensor:
+        trunks.append(1)
+        return cast("torch.Tensor", trunk())
+
+    layer.generator.trunk = counted
+    x = torch.randn(2, 3, 64)
+    wanted = functional.linear(x, layer.weight, layer.bias)
+    trunks.clear()
+    with layer.cached(), torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(layer(x), wanted)
+        assert len(trunks) == 1
+        layer.bias.add_(1.0)  # is no part of what is kept
+        torch.testing.assert_close(layer(x), wanted + 1.0)
+        assert len(trunks) == 1
+        layer.generator.V1.mul_(2.0)
+        changed = layer(x)
+        assert len(trunks) == 2
+        with torch.enable_grad():
+            layer(x).sum().backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        torch.testing.assert_close(layer(x), changed)
+    torch.testing.assert_close(changed, functional.linear(x, layer.weight, layer.bias))
+    assert layer.generator.V1.grad is not None

@@ -152,6 +152,7 @@ def test_apply_tells_of_the_chosen_mode() -> None:
         assert use["seconds"] == one.use(use["mode"]).forward.seconds
         assert use["training_seconds"] == one.use(use["training_mode"]).training.seconds
         assert use["cached_mode"] == one.cached_mode
+        assert use["cached_seconds"] == one.use(one.cached_mode).kept.seconds
         assert [u["mode"] for u in use["uses"]] == ["materialise", "contract", "stream"]
         for shown, real in zip(use["uses"], one.uses, strict=True):
             assert shown["training"]["peak_bytes"] == real.training.peak_bytes

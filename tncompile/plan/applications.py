@@ -70,7 +70,7 @@ def find_contract(
 
     def badness(groups: Groups) -> float:
         schedule = contract_schedule(layer, rows, groups)
-        seconds = (_contract(layer, schedule, b, machine, hidden)[1].seconds for b in batches)
+        seconds = (_contract(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
         return sum(math.log(s) for s in seconds)
 
     def search() -> Groups:
@@ -156,20 +156,20 @@ def applications(
                 uses=tuple(uses),
                 mode=mode,
                 training_mode=min(fitting, key=lambda use: use.training.seconds).mode,
-                cached_mode=_cached(uses, mode, dense),
+                cached_mode=_cached(uses, layer.apply),
             )
         )
     return tuple(found)
 
 
-def _cached(uses: list[Use], mode: str, dense: Cost) -> str:
-    """The mode for a weight that is there: to use it, or the planned mode if that is faster."""
-    planned = next(use for use in uses if use.mode == mode)
-    return mode if planned.forward.seconds < dense.seconds else "materialise"
+def _cached(uses: list[Use], asked: str) -> str:
+    """The mode when all is kept that can be: what is asked for may still be to use the weight."""
+    allowed = [use for use in uses if asked in ("auto", use.mode) or use.mode == "materialise"]
+    return min(allowed, key=lambda use: use.kept.seconds).mode
 
 
-def _use(mode: str, costs: tuple[Cost, Cost], limit: int) -> Use:
-    return Use(mode, *costs, fits=costs[1].peak_bytes <= limit)
+def _use(mode: str, costs: tuple[Cost, Cost, Cost], limit: int) -> Use:
+    return Use(mode, *costs, fits=costs[2].peak_bytes <= limit)
 
 
 def dense_costs(shape: tuple[int, int], batch: int, machine: Machine) -> tuple[Cost, Cost]:
@@ -181,11 +181,11 @@ def dense_costs(shape: tuple[int, int], batch: int, machine: Machine) -> tuple[C
     return total(forward, machine), total(forward + backward, machine, gradient)
 
 
-def _materialise(generating: Generating, dense: Cost, training: Cost) -> tuple[Cost, Cost]:
+def _materialise(generating: Generating, dense: Cost, training: Cost) -> tuple[Cost, Cost, Cost]:
     """Generate, then use; `peak` is that of generating, which holds weight and gradient."""
     both = generating.forward.then(generating.backward).then(training)
     peak = max(generating.forward.peak_bytes, generating.backward.peak_bytes)
-    return generating.forward.then(dense), replace(both, peak_bytes=peak)
+    return generating.forward.then(dense), dense, replace(both, peak_bytes=peak)
 
 
 def _contract(
@@ -194,14 +194,14 @@ def _contract(
     batch: int,
     machine: Machine,
     hidden: tuple[Schedule, ...],
-) -> tuple[Cost, Cost]:
+) -> tuple[Cost, Cost, Cost]:
     tape, parts = generator_tape(layer, hidden)
     begin = len(tape.ops)
     state = parts[-1].result if parts else None
     last = layer.stages[-1]
     loaded = add_loads(tape, layer, last, schedule.steps)
     made = add_steps(tape, schedule.steps, state, batch)
-    channels = _channels_last(tape, made, layer)
+    channels = _channels_last(tape, made[schedule.prepared :], layer)
     part = Part(
         stage=last.number,
         ops=tuple(tape.ops[begin:]),
@@ -213,9 +213,13 @@ def _contract(
     )
     forward = [*channels, *(work for op in tape.ops for work in op.forward)]
     backward = [*channels, *(work for op in tape.ops for work in op.backward)]
+    late = {*made[schedule.prepared :]}
+    kept = [*channels, *(work for op in tape.ops if op.makes in late for work in op.forward)]
     whole = (*parts, part)
+    idle = inference_peak(tape, whole, machine.itemsize)
     return (
-        total(forward, machine, inference_peak(tape, whole, machine.itemsize)),
+        total(forward, machine, idle),
+        total(kept, machine, idle),
         total(forward + backward, machine, _peak(_segments(tape, whole, machine))),
     )
 
@@ -240,7 +244,7 @@ def stream_costs(
     batch: int,
     machine: Machine,
     hidden: tuple[Schedule, ...],
-) -> tuple[Cost, Cost]:
+) -> tuple[Cost, Cost, Cost]:
     """Blocks of rows, each made and used, and made again in the backward pass."""
     outputs, inputs = shape
     tape, parts = generator_tape(layer, hidden)
@@ -290,7 +294,8 @@ def stream_costs(
     # and the gradients of what makes it, twice while they are added up.
     gradients = 2 * (tape.sizes[operand] + tape.sizes[matrix]) * size
     training = max(_peak(kept), saved + standing + 3 * block * size + gradients)
-    return total(forward, machine, alive), total(forward + backward, machine, training)
+    once = total(forward, machine, alive)
+    return once, once, total(forward + backward, machine, training)
 
 
 def _segments(tape: Tape, parts: tuple[Part, ...], machine: Machine) -> tuple[Segment, ...]:

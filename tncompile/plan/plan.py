@@ -55,8 +55,8 @@ class Settings:
 
     `seconds` is the time of a thorough search for each stage, None for the fast one. `memory`
     limits layers that have no budget of their own; `batches` are those that layers without
-    a list of their own are planned for, `BATCHES` or `POSITIONS` if None. `stored` are
-    decisions by their keys.
+    a list of their own are planned for, `BATCHES` or `POSITIONS` if None. `stored` are decisions
+    by their keys.
     """
 
     profile: Profile = CPU
@@ -202,7 +202,7 @@ class _LayerPlanner:
         while True:
             found = find_stream(self.layer, self.chooser, rows)
             if isinstance(found, Stream):
-                cost = stream_costs(self.layer, found, shape, 1, self.machine, hidden)[1]
+                cost = stream_costs(self.layer, found, shape, 1, self.machine, hidden)[2]
                 if cost.peak_bytes < peak:
                     best, peak = found, cost.peak_bytes
                 if peak <= self.room:

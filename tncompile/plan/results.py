@@ -109,12 +109,14 @@ class Training:
 class Use:
     """Applying the layer to a batch in one mode: the input and the output not counted.
 
-    `training` is forward and backward together. `fits` tells whether its training peak is
+    `kept` is forward when all that does not depend on the input is there already, `training`
+    forward and backward together. `fits` tells whether its training peak is
     within the layer's budget.
     """
 
     mode: str  # "materialise", "contract" or "stream"
     forward: Cost
+    kept: Cost
     training: Cost
     fits: bool
 
@@ -125,7 +127,7 @@ class Application:
 
     A convolution counts output positions as its batch. `mode` is the fastest mode without
     gradients among those that fit, `training_mode` with them, `cached_mode` without gradients
-    when the weight is there already.
+    when all that does not depend on the input is there already.
     """
 
     batch: int

@@ -146,6 +146,7 @@ def _application(application: Application) -> dict[str, Any]:
         "training_seconds": training.seconds,
         "dense_training_seconds": application.dense_training.seconds,
         "cached_mode": application.cached_mode,
+        "cached_seconds": application.use(application.cached_mode).kept.seconds,
         "uses": [
             {
                 "mode": one.mode,

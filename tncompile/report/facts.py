@@ -284,8 +284,11 @@ def runner_up(application: Application, training: bool) -> Use | None:
 
 
 def cached_helps(plan: LayerPlan) -> bool:
-    """Whether some batch is better served by a weight that is kept than by the planned mode."""
-    return any(one.cached_mode == "materialise" for one in plan.applications)
+    """Whether some batch is better served when what does not depend on the input is kept."""
+    return any(
+        one.use(one.cached_mode).kept.seconds < one.use(one.mode).forward.seconds
+        for one in plan.applications
+    )
 
 
 def best_gain(plan: LayerPlan) -> Application | None:

@@ -269,7 +269,7 @@ def _applied(plan: LayerPlan, key: str) -> list[Markup | None]:
             tag(
                 "li",
                 tag("code", "cached()"),
-                " generates the weight once and keeps it for inference",
+                " keeps for inference what does not depend on the input",
             )
         )
     says = [tag("li", worded(_capital(sentence))) for sentence in sentences.applied(plan)]

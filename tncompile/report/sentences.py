@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from tncompile.graph.targets import Conv2d
-from tncompile.plan.results import LayerPlan, Moment, StagePlan, Training, Use
+from tncompile.plan.results import Application, LayerPlan, Moment, StagePlan, Training, Use
 from tncompile.plan.schedule import Schedule
 from tncompile.report.facts import cached_helps, same_time
-from tncompile.report.units import show_factor, show_flops, show_seconds, show_size
+from tncompile.report.units import against, show_factor, show_flops, show_seconds, show_size
 
 TOO_LARGE = "too large to train"
 
@@ -156,20 +156,22 @@ def _turning_point(plan: LayerPlan) -> Iterator[str]:
 
 
 def _cached(plan: LayerPlan) -> Iterator[str]:
-    """Which batches use a weight that is there; nothing where none does."""
+    """What is kept under `cached()`, by batch; nothing where nothing is."""
     if not cached_helps(plan):
         return
     batches = [one.batch for one in plan.applications]
-    by_mode: dict[str, list[int]] = {}
+    by_mode: dict[str, list[Application]] = {}
     for one in plan.applications:
-        by_mode.setdefault(one.cached_mode, []).append(one.batch)
-    kept_for = by_mode.pop("materialise")
-    if not by_mode:
-        yield "under `cached()`: the kept weight, as fast as dense, at every batch"
-        return
-    rest = "; ".join(f"`{mode}` at {_batches(own, batches)}" for mode, own in by_mode.items())
-    first = f"the kept weight, as fast as dense, at batch {_batches(kept_for, batches)}"
-    yield f"under `cached()`: {first}; {rest}"
+        by_mode.setdefault(one.cached_mode, []).append(one)
+    parts = []
+    for mode, own in by_mode.items():
+        what = "the kept weight, as fast as dense,"
+        if mode != "materialise":
+            best = max(own, key=lambda one: one.dense.seconds / one.use(mode).kept.seconds)
+            what = f"`{mode}`, at best {against(best.use(mode).kept.seconds, best.dense.seconds)},"
+        shown = _batches([one.batch for one in own], batches)
+        parts.append(f"{what} at {'batch ' + shown if len(by_mode) > 1 else 'every batch'}")
+    yield f"under `cached()`: {'; '.join(parts)}"
 
 
 def _blocks(plan: LayerPlan) -> Iterator[str]:

@@ -137,7 +137,7 @@ def _legend(plan: Plan) -> Iterator[str]:
     for mode in dict.fromkeys(m for one in uses for m in (one.mode, one.training_mode)):
         yield f"  `{mode}` {MODES.get(mode, '')}".rstrip()
     if any(cached_helps(layer) for layer in plan.layers):
-        yield "  `cached()` generates the weight once and keeps it for inference"
+        yield "  `cached()` keeps for inference what does not depend on the input"
     if not all(use.fits for one in uses for use in one.uses):
         text = "a forward and a backward pass take more than the budget, so it is not chosen"
         yield from wrapped(f"{sentences.TOO_LARGE}: {text}", 4, "  ")
