@@ -2,9 +2,10 @@
 
 Forward is without gradients, once generated anew in every call and once with all kept that
 does not depend on the input, as the dense layer keeps its weight. Training is forward and
-backward with the gradients of the input and of all parameters. A step is training with an update by AdamW, at its defaults on
-both sides. Materialising generates the weight and applies it; it is measured with the tree,
-which is the cheapest to generate, and with the others on small batches.
+backward with the gradients of the input and of all parameters. A step is training with an
+update by AdamW, at its defaults on both sides. Materialising generates the weight and applies
+it; it is measured with the tree, which is the cheapest to generate, and with the others on small
+batches.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def compare(found: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
     Raises:
         WrongResultError: they differ.
     """
-    error = float((found - wanted).abs().max() / wanted.abs().max())
+    error = float((found.detach() - wanted.detach()).abs().max() / wanted.detach().abs().max())
     if not error <= tolerance:
         raise WrongResultError(f"{what} differs by {error:.1e} of its largest entry")
 
