@@ -68,14 +68,13 @@ class Builder:
         if self.row.start is not None:
             self.state = self.add(self.row.start)
 
-    def order(self, row: Sequence[Index], wanted: Sequence[Index], note: str) -> bool:
-        """Bring a state into another order of its wires; True if it is in that order already."""
+    def order(self, row: Sequence[Index], wanted: Sequence[Index], note: str) -> None:
+        """Bring a state into another order of its wires, if it is not in that order already."""
         arrangement = arrange(tuple(row), (tuple(wanted),))
         if arrangement.moved:
             assert self.state is not None
             self.notes.append(Note(len(self.steps), note))
             self.state = self.add(Rearrange(self.state, arrangement, size(wanted)))
-        return not arrangement.moved
 
     def step(self, first: int, end: int) -> Window | None:
         """Carry out the actions that begin in the sources `first` to `end` (exclusive)."""
