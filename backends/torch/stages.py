@@ -16,7 +16,7 @@ from tncompile.plan.schedule import Convolve
 from . import activations
 from .adjoint import adjoint_lines
 from .lowering import OUTPUTS, biased_lines, lines, load_lines
-from .text import call, names
+from .text import names
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,6 @@ class StageView:
     learnt: tuple[str, ...]
     given: tuple[str, ...]
     learnt_given: tuple[str, ...]
-    matrix_arguments: tuple[str, ...]
-    matrix_given: tuple[str, ...]
-    matrix_lines: tuple[str, ...]
-    matrices: str
     prepared_lines: tuple[str, ...]
     prepared_names: tuple[str, ...]
     prepared_result: str
@@ -111,21 +107,14 @@ def stage_view(
     states = (*([INPUT] * program.takes_input), *([STATE] * bool(stage.incoming)))
     like = like_of(program)
     sliced = bool(schedule.slices)
-    whole = program.readout if program.windows else program.instructions
+    whole = program.instructions
     first = whole[: program.prepared]
     whole = whole[program.prepared :]
     cut = sliced or (again and activation is None) or program.takes_input
     head, tail = _cut(whole) if cut else (whole, ())
     loads = [*load_lines(program.start), *load_lines(program.loads)]
-    matrix_lines: list[str] = []
     begin = [*loads, *lines(head, like)]
     class_name = f"_{layer.class_name}{suffix or f'Layer{stage.number}'}"
-    matrix_arguments = tuple(load.name for load in program.loads)
-    matrices = names([w.name for w in program.windows]) if program.windows else ""
-    if program.windows:
-        matrix_lines = [*load_lines(program.loads), *lines(program.instructions, like)]
-        made = call(f"{matrices} = {class_name}.matrices(", ["keep", *matrix_arguments])
-        begin = [*load_lines(program.start), made, *lines(head, like)]
     convolved = [s for s in schedule.steps if isinstance(s, Convolve)]
     count = [f"n = {INPUT}.shape[0]"] * program.takes_input
     if convolved:
@@ -158,10 +147,6 @@ def stage_view(
         learnt=learnt,
         given=(*states, *(f"self.{name}" for name in own)),
         learnt_given=tuple(f"self.act{stage.number}.{name}" for name in learnt),
-        matrix_arguments=matrix_arguments,
-        matrix_given=tuple(f"self.{name}" for name in matrix_arguments),
-        matrix_lines=flat(matrix_lines),
-        matrices=matrices,
         prepared_lines=flat(prepared),
         prepared_names=handed,
         prepared_result=names(handed) if handed else "()",

@@ -17,7 +17,7 @@ from tncompile.plan.contract import is_pointwise
 from tncompile.plan.schedule import Convolve, Identity, Kron, Ones, Schedule, trained_values
 
 from . import activations
-from .lowering import entry_lines
+from .entries import entry_lines
 from .runs import RunView, run_view
 from .stages import StageView, stage_view
 from .streams import StreamView, stream_view
@@ -72,8 +72,8 @@ class LayerView:
     convolves: bool
     input_pad: int
     output_pad: int
-    split: bool
     entry_lines: tuple[str, ...]
+    entry_result: str
     default_dtype: str
     bias: bool
     inputs: int
@@ -166,7 +166,7 @@ def module_view(program: ModuleProgram) -> ModuleView:
             isinstance(step, Identity | Ones)
             for layer in program.layers
             for schedule in _schedules(layer.plan)
-            for step in schedule.steps
+            for step in (*schedule.steps, *layer.plan.entries.schedule.steps)
         ),
         contracts=any(_contract(layer, _used_modes(layer.plan)) for layer in program.layers),
         convolved=any(
@@ -209,7 +209,6 @@ def _schedules(plan: LayerPlan) -> list[Schedule]:
 def _layer(program: LayerProgram) -> LayerView:
     layer = program.layer
     target, shape = layer.target, layer.target.weight_shape
-    last = program.stages[-1]
     names = [p.name for p in layer.parameters]
     for stage in layer.stages:
         if stage.activation is not None:
@@ -252,8 +251,8 @@ def _layer(program: LayerProgram) -> LayerView:
         convolves=program.contract is not None and not is_pointwise(layer),
         input_pad=extents[1] - shape[1] if len(shape) > 1 else 0,
         output_pad=layer.modes.generated // math.prod(extents[1:]) - shape[0],
-        split=bool(last.windows),
-        entry_lines=tuple(entry_lines(last)),
+        entry_lines=tuple(entry_lines(program.entries)),
+        entry_result=program.entries.result,
         default_dtype="None" if layer.dtype is None else f"torch.{layer.dtype}",
         bias=layer.bias,
         inputs=getattr(target, "in_features", getattr(target, "in_channels", 0)),
