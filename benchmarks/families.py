@@ -28,13 +28,15 @@ from tncompile.plan import make_plan
 ORDERS = (16, 20, 24, 28)
 BONDS = (2, 4, 8)
 MOST_BYTES = 6 * 2**30  # set aside for one grown decoder
-DRAWN = 6
+DRAWN = 8
 DRAWN_BATCH = 64
+# The last one straddles axes of such shapes.
+MODES = ("[o by 2, i by 2]", "[o as auto, i as auto]", "[i by 2, o by 2]", "fold(radix = 2)")
 _PEERS = ("opt_einsum", "cotengra")  # tncompile needs them, so they are always there
 
 
 def drawn(seed: int, quick: bool) -> list[Decoder]:
-    """Decoders drawn from a seed: the kind, 3 to 6 wires at the root, elu or tanh, a shape.
+    """Decoders drawn from a seed: the kind, 3 to 6 wires at the root, elu or tanh, a shape, modes.
 
     >>> drawn(1, quick=True) == drawn(1, quick=True) != drawn(2, quick=True)
     True
@@ -48,7 +50,9 @@ def drawn(seed: int, quick: bool) -> list[Decoder]:
         kind = source.choice(("TTN", "aTTN", "MERA"))
         latent = source.randint(3, 6)
         activation = source.choice(("elu", "tanh"))
-        found.append(Decoder(f"{kind}({latent})", entries // columns, columns, activation))
+        modes = source.choice(MODES)
+        topology = f"{kind}({latent})"
+        found.append(Decoder(topology, entries // columns, columns, activation, modes))
     return found
 
 
@@ -78,8 +82,8 @@ def drawn_row(decoder: Decoder, run: Run) -> dict[str, Any]:
     return {
         "decoder": decoder.topology,
         "activation": decoder.activation,
+        "modes": decoder.modes,
         "shape": shape,
-        "order": (decoder.rows * decoder.columns - 1).bit_length(),
         "forward": run.turns(forward),
         "both": run.turns(both),
         "batch": DRAWN_BATCH,

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import factorised
 from benchmarks.generate import FILL, OURS
-from benchmarks.layers import DENSE, KINDS, materialised
+from benchmarks.layers import DENSE, KINDS, kept, materialised
 from benchmarks.runs import median
 
 FILL_GOALS = {"TTN": 1.3, "aTTN": 2.0, "MERA": 2.0}
@@ -111,12 +111,17 @@ def _generate(data: Data) -> Iterator[Goal]:
 
 def _apply(data: Data) -> Iterator[Goal]:
     rows = data["apply"]
+    small = [r for r in rows if r["batch"] in APPLY_BATCHES]
     for kind in KINDS:
-        small = [r for r in rows if r["batch"] in APPLY_BATCHES]
         yield _worst(f"apply {kind}, batch 1 to 256", small, kind, "forward", APPLY_GOALS[kind])
+    for kind in KINDS:
+        name = f"apply {kind}, kept, batch 1 to 256"
+        yield _worst(name, small, kept(kind), "forward", APPLY_GOALS[kind])
     for what in ("forward", "training"):
         for kind in KINDS:
             yield _worst(f"{what} of {kind}, any batch", rows, kind, what, EVEN)
+            images = data["convolutions"]
+            yield _worst(f"{what} of {kind}, a convolution", images, kind, what, EVEN)
     for what in ("forward", "training"):
         for kind in KINDS:
             found, batch = min((materialised_ratio(r, kind, what), r["batch"]) for r in rows)

@@ -1,13 +1,16 @@
 """The layer FC2 on batches: tncompile's against the dense one and against materialising.
 
-Forward is without gradients. Training is forward and backward with the gradients of the
-input and of all parameters. A step is training with an update by AdamW, at its defaults on
-both sides. Materialising generates the weight and applies it; it is measured with the tree,
-which is the cheapest to generate, and with the others on small batches.
+Forward is without gradients, once generated anew in every call and once with all kept that
+does not depend on the input, as the dense layer keeps its weight. Training is forward and
+backward with the gradients of the input and of all parameters. A step is training with an
+update by AdamW, at its defaults on both sides. Materialising generates the weight and applies
+it; it is measured with the tree, which is the cheapest to generate, and with the others on small
+batches.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +39,15 @@ def materialised(kind: str) -> str:
     'TTN, materialised'
     """
     return f"{kind}, materialised"
+
+
+def kept(kind: str) -> str:
+    """What a layer under `cached()` is called in tables.
+
+    >>> kept("TTN")
+    'TTN, kept'
+    """
+    return f"{kind}, kept"
 
 
 class Layers:
@@ -74,6 +86,7 @@ def apply_rows(layers: Layers, run: Run) -> Iterator[dict[str, Any]]:
         for kind in KINDS:
             _check(ways[kind], ways.get(materialised(kind)), x, upstream, layers.generated[kind])
         forward = {name: forward_call(apply, x) for name, (apply, _) in ways.items()}
+        forward |= {kept(kind): kept_call(layers.generated[kind], x) for kind in KINDS}
         training = {name: training_call(*way, x, upstream) for name, way in ways.items()}
         rounds = 5 if batch <= _MANY else 3
         yield {
@@ -89,6 +102,20 @@ def step_row(layers: Layers, run: Run) -> dict[str, Any]:
     upstream = torch.randn(STEP_BATCH, layers.side)
     steps = {name: _step(layer, x, upstream) for name, layer in layers.all().items()}
     return {"batch": STEP_BATCH, "optimizer": "AdamW", "step": run.turns(steps)}
+
+
+def kept_call(layer: Any, x: Tensor) -> Call:
+    """A forward pass without gradients of a layer whose cores do not change."""
+    layer = copy.deepcopy(layer)
+    layer.cached().__enter__()  # for as long as the copy lives
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            found = layer(x)
+        assert isinstance(found, Tensor)
+        return found
+
+    return call
 
 
 def _materialise(layer: Any) -> Apply:

@@ -50,6 +50,7 @@ class Decoder:
     rows: int
     columns: int
     activation: str = "identity"
+    modes: str = "fold(radix = 2)"
 
     @property
     def kind(self) -> str:
@@ -65,7 +66,7 @@ class Decoder:
         """The program in the language."""
         return (
             f"layer a : Linear({self.columns}, {self.rows}) from {self.topology}"
-            f" {{ activation = {self.activation} }}\n"
+            f" {{ activation = {self.activation}  modes = {self.modes} }}\n"
         )
 
     def compile(self) -> Any:
@@ -132,6 +133,7 @@ class Twin:
         self.generator: Any = decoder.compile().AWeight()
         self.generator.calibrate(1.0 / math.sqrt(decoder.columns))
         layer = read_program(decoder.text).layers[0]
+        self.extents = None if layer.modes.axes is None else layer.modes.extents
         linear = all(s.activation is None or s.activation.is_identity for s in layer.stages)
         chain = [layer.stages] if linear else [(stage,) for stage in layer.stages]
         self.networks = tuple(_network(stages) for stages in chain)
@@ -162,6 +164,7 @@ class Twin:
     def weight_by(self, contractions: Sequence[Contraction]) -> Callable[..., Tensor]:
         """The function of the cores that makes the weight with one contraction a network."""
         rows, columns = self.decoder.rows, self.decoder.columns
+        extents = self.extents
         ends = (0, *accumulate(len(places) for places in self.places))
         activation = _ACTIVATIONS.get(self.decoder.activation, _unchanged)
 
@@ -170,7 +173,10 @@ class Twin:
             for contraction, (low, high) in zip(contractions, pairwise(ends), strict=True):
                 arrays = (*(activation(s) for s in state), *cores[low:high])
                 state = (contraction(arrays),)
-            return state[0].reshape(-1)[: rows * columns].reshape(rows, columns)
+            whole = state[0].reshape(-1)
+            if extents is None:  # a fold that is cropped at its end
+                return whole[: rows * columns].reshape(rows, columns)
+            return whole.reshape(extents)[:rows, :columns]
 
         return weight
 
@@ -199,7 +205,7 @@ def compare(found: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
     Raises:
         WrongResultError: they differ.
     """
-    error = float((found - wanted).abs().max() / wanted.abs().max())
+    error = float((found.detach() - wanted.detach()).abs().max() / wanted.detach().abs().max())
     if not error <= tolerance:
         raise WrongResultError(f"{what} differs by {error:.1e} of its largest entry")
 

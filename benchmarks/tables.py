@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import factorised
 from benchmarks.generate import FILL, OURS
 from benchmarks.goals import decoder_name, fastest_peer
-from benchmarks.layers import DENSE, KINDS, materialised
+from benchmarks.layers import DENSE, KINDS, kept, materialised
 from benchmarks.runs import median
 
 Data = Mapping[str, Any]
@@ -40,7 +40,14 @@ _APPLY = """## Applying a layer
 
 FC2 on a batch: `nn.Linear` (dense), the generated layer, and generating the weight to apply it
 (materialised; with many rows only for the TTN, which is the cheapest to generate). A ratio
-above 1 means that the generated layer is faster than the dense one.
+above 1 means that the generated layer is faster than the dense one. Layers start from their
+cores in every call; *kept* ones are under `cached()`, where what does not depend on the input
+is made once, as the dense layer's weight is.
+"""
+_CONVOLUTIONS = """## Convolutions
+
+`Conv2d({channels}, {channels}, 3, padding = 1)` with modes `[o by 2, i by 2, h, w]`, on a batch
+of images of {side} x {side}.
 """
 _STEP = """## A training step
 
@@ -75,11 +82,11 @@ once for its state.
 of the weight. It is kept, and its gradient stands beside it.
 
 *Few inputs.* The time is that of launching dozens of small operations and their views, whatever
-they compute. Many of them make the state before the last layer, which no input changes.
+they compute. Most of them make what no input changes; under `cached()` that is kept.
 
-*Decoders drawn at random* have sizes that no fold lines up with, so that an input cannot join the
-network: their weight is generated, whole or in blocks, which takes as long as using it or longer.
-Sizes that are powers of the radix, or padded to them, avoid it.
+*Decoders drawn at random* with `fold(radix = 2)` have sizes that the fold does not line up with, so
+that an input cannot join the network: their weight is generated, whole or in blocks, which takes as
+long as using it or longer. A list of modes avoids it, as the others show.
 """
 
 
@@ -94,6 +101,8 @@ def page(data: Data) -> str:
         *(_generated(row) for row in data["generate"]),
         _APPLY,
         *(_applied(data["apply"], what) for what in ("forward", "training")),
+        _CONVOLUTIONS.format(**data["convolutions"][0]),
+        *(_applied(data["convolutions"], what) for what in ("forward", "training")),
         _STEP.format(**data["step"]),
         _stepped(data["step"]["step"]),
         _FACTORISED.format(**_brackets(data["factorised"][0])),
@@ -209,14 +218,16 @@ def _own_process(row: Data) -> str:
 
 
 def _applied(rows: Sequence[Data], what: str) -> str:
-    names = [DENSE, *KINDS, *(materialised(k) for k in KINDS)]
+    ours = [*KINDS, *(kept(k) for k in KINDS if kept(k) in rows[0][what])]
+    others = [materialised(k) for k in KINDS if any(materialised(k) in row[what] for row in rows)]
+    names = [DENSE, *ours, *others]
     body = []
     for row in rows:
         times = row[what]
         dense = median(times[DENSE])
         cells = [milliseconds(times[n]) if n in times else "" for n in names]
-        for place, kind in enumerate(KINDS, start=1):
-            cells[place] += f" {_times(dense / median(times[kind]))}"
+        for place, name in enumerate(ours, start=1):
+            cells[place] += f" {_times(dense / median(times[name]))}"
         body.append((str(row["batch"]), *cells))
     titles = {"forward": "Forward, without gradients", "training": "Forward and backward"}
     return f"### {titles[what]}\n\n" + table(("batch", *names), body)
@@ -247,7 +258,7 @@ def _drawn(rows: Sequence[Data]) -> str:
     body = []
     for row in rows:
         cells = [f"{row['decoder']}, {row['activation']}", "x".join(map(str, row["shape"]))]
-        cells.append(str(row["order"]))
+        cells.append(f"`{row['modes']}`")
         ours = median(row["forward"][OURS])
         cells.append(_times(ours / median(row["forward"][FILL])))
         for what in ("forward", "both"):
@@ -259,7 +270,7 @@ def _drawn(rows: Sequence[Data]) -> str:
             cells.append(_times(median(times[DENSE]) / median(times[OURS])))
         body.append(cells)
     peers = ("generate, best peer", "forward and backward, best peer")
-    head = ("decoder", "shape", "order", f"generate, times {FILL}", *peers)
+    head = ("decoder", "shape", "modes", f"generate, times {FILL}", *peers)
     return table((*head, "apply, dense", "train, dense"), body)
 
 

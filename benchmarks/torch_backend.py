@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.convolutions import convolution_rows
 from benchmarks.factorised import factorised_rows
 from benchmarks.families import MOST_BYTES, drawn, drawn_row, grown_rows
 from benchmarks.generate import decoders, generate_row
@@ -62,6 +63,8 @@ def benchmark(quick: bool, seed: int) -> dict[str, Any]:
     layers = Layers(quick)
     data["apply"] = list(apply_rows(layers, run))
     data["step"] = step_row(layers, run)
+    tell("convolutions")
+    data["convolutions"] = list(convolution_rows(run))
     tell("factorised layers")
     data["factorised"] = list(factorised_rows(run))
     for decoder in drawn(seed, quick):

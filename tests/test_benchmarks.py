@@ -80,7 +80,7 @@ def test_the_torch_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert not data["drawn"][0]["missing"]
     assert len(data["grown"]) == 8
     text = page.read_text("utf-8")
-    assert text.count("\n## ") == 8
+    assert text.count("\n## ") == 9
     assert all(goal["what"] in text for goal in data["goals"])
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in block.splitlines()}) == 1

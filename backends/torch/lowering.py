@@ -10,8 +10,6 @@ from tncompile.emit.program import StreamProgram
 from tncompile.emit.stage import (
     Instruction,
     Load,
-    StageProgram,
-    WindowProgram,
     is_batched,
 )
 from tncompile.plan.schedule import (
@@ -19,7 +17,6 @@ from tncompile.plan.schedule import (
     Arrangement,
     Contract,
     Convolve,
-    CoreMatrix,
     Identity,
     Join,
     Kron,
@@ -193,8 +190,6 @@ def _code(step: Step, given: list[str], batch: str) -> tuple[str, tuple[int, ...
             return f"_identity({step.size}, {given[0]})", step.shape
         case Ones():
             return f"_ones({step.size}, {given[0]})", step.shape
-        case CoreMatrix():
-            return given[0], step.shape
         case Apply():
             return _apply(step, given[0], given[1], batch)
         case Contract():
@@ -289,39 +284,3 @@ def row_lines(
     yield "x = (matrix[begin:end] @ state).reshape(-1)"
     yield f"x = x[first * {columns} - begin * {right} : last * {columns} - begin * {right}]"
     yield f"return x.reshape(last - first, {rest}){f'[:{crop}]' if crop else ''}"
-
-
-def entry_lines(stage: StageProgram) -> Iterator[str]:
-    """Lines of the readout for single entries: one row of each window's matrix an entry.
-
-    `flat` holds n row-major positions in the generated tensor; a window's final wires are
-    the digit flat // right % closed, its open wires go on to the next window.
-    """
-    for number, program in enumerate(stage.windows):
-        window = program.window
-        closed = window.outer // window.open_outer
-        yield f"# entries of {program.name}, rows chosen by the digits of its final wires"
-        quotient = "flat" if window.right == 1 else f"flat // {window.right}"
-        yield f"digit = {quotient} % {closed}"
-        yield from _entry_step(program, window.open_outer, closed, first=number == 0)
-
-
-def _entry_step(program: WindowProgram, opened: int, closed: int, first: bool) -> Iterator[str]:
-    window = program.window
-    name, inner, left = program.name, window.inner, window.left
-    if opened == 1:
-        yield f"rows = {name}[digit]  # (n, {inner})"
-        if first:
-            yield f"x = rows @ x.reshape({left}, {inner}).mT  # (n, {left})"
-        else:
-            yield (
-                f"x = torch.bmm(x.reshape(-1, {left}, {inner}), rows.unsqueeze(2))"
-                f"  # (n, {left}, 1)"
-            )
-        return
-    yield (
-        f"rows = {name}.reshape({opened}, {closed}, {inner})[:, digit].permute(1, 2, 0)"
-        f"  # (n, {inner}, {opened})"
-    )
-    state = f"x.reshape({left}, {inner})" if first else f"x.reshape(-1, {left}, {inner})"
-    yield f"x = {state} @ rows  # (n, {left}, {opened})"

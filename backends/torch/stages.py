@@ -9,7 +9,14 @@ from textwrap import wrap
 
 from tncompile.emit import clean_comment
 from tncompile.emit.adjoint import adjoint
-from tncompile.emit.stage import INPUT, STATE, Instruction, StageProgram, identifier
+from tncompile.emit.stage import (
+    INPUT,
+    STATE,
+    Instruction,
+    StageProgram,
+    attribute,
+    identifier,
+)
 from tncompile.graph.ir import Layer
 from tncompile.graph.network import root_wire_count
 from tncompile.plan.schedule import Convolve
@@ -17,7 +24,7 @@ from tncompile.plan.schedule import Convolve
 from . import activations
 from .adjoint import adjoint_lines
 from .lowering import OUTPUTS, biased_lines, lines, load_lines
-from .text import WIDTH, attribute, call, names
+from .text import WIDTH, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,6 @@ class StageView:
     learnt: tuple[str, ...]
     given: tuple[str, ...]
     learnt_given: tuple[str, ...]
-    matrix_arguments: tuple[str, ...]
-    matrix_given: tuple[str, ...]
-    matrix_lines: tuple[str, ...]
-    matrices: str
     prepared_lines: tuple[str, ...]
     prepared_names: tuple[str, ...]
     prepared_result: str
@@ -112,21 +115,14 @@ def stage_view(
     states = (*([INPUT] * program.takes_input), *([STATE] * bool(stage.incoming)))
     like = like_of(program)
     sliced = bool(schedule.slices)
-    whole = program.readout if program.windows else program.instructions
+    whole = program.instructions
     first = whole[: program.prepared]
     whole = whole[program.prepared :]
     cut = sliced or (again and activation is None) or program.takes_input
     head, tail = _cut(whole) if cut else (whole, ())
     loads = [*load_lines(program.start), *load_lines(program.loads)]
-    matrix_lines: list[str] = []
     begin = [*loads, *lines(head, like)]
     class_name = f"_{layer.class_name}{suffix or f'Layer{stage.number}'}"
-    matrix_arguments = tuple(load.name for load in program.loads)
-    matrices = names([w.name for w in program.windows]) if program.windows else ""
-    if program.windows:
-        matrix_lines = [*load_lines(program.loads), *lines(program.instructions, like)]
-        made = call(f"{matrices} = {class_name}.matrices(", ["keep", *matrix_arguments])
-        begin = [*load_lines(program.start), made, *lines(head, like)]
     convolved = [s for s in schedule.steps if isinstance(s, Convolve)]
     count = [f"n = {INPUT}.shape[0]"] * program.takes_input
     if convolved:
@@ -159,10 +155,6 @@ def stage_view(
         learnt=learnt,
         given=(*states, *map(attribute, program.parameters)),
         learnt_given=tuple(f"self.act{stage.number}.{name}" for name in learnt),
-        matrix_arguments=matrix_arguments,
-        matrix_given=tuple(attribute(load.parameter) for load in program.loads),
-        matrix_lines=flat(matrix_lines),
-        matrices=matrices,
         prepared_lines=flat(prepared),
         prepared_names=handed,
         prepared_result=names(handed) if handed else "()",

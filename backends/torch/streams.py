@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from tncompile.emit.adjoint import adjoint
 from tncompile.emit.program import StreamProgram
-from tncompile.emit.stage import STATE, identifier
+from tncompile.emit.stage import STATE, attribute, identifier
 from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Conv2d, Target
 
 from .adjoint import adjoint_lines
 from .lowering import lines, load_lines, row_lines
 from .stages import flat, function_name, like_of, state_gradient
-from .text import attribute, names
+from .text import names
 
 
 @dataclass(frozen=True, slots=True)

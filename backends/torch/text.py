@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tncompile.graph.ir import Parameter
-
 WIDTH = 100 - 8  # of a line in a method
 _LONG_SHAPE = 12
 
@@ -56,12 +54,6 @@ def call(head: str, items: Sequence[str], tail: str = ")", indent: int = 8) -> s
     if len(head) + len(joined) + len(tail) > width >= len(joined) + 4:
         return f"{head}\n    {joined}\n{tail}"
     return spread(head, items, tail, width)
-
-
-def attribute(parameter: Parameter) -> str:
-    """Where a generator holds a parameter: `self.G`, or `self.G["1"]` for `G.1`."""
-    owner, _, key = parameter.name.partition(".")
-    return f'self.{owner}["{key}"]' if key else f"self.{owner}"
 
 
 def names(items: Sequence[str]) -> str:

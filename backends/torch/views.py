@@ -3,58 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import wrap
 
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
 from tncompile.emit.environment import literal
 from tncompile.emit.program import Run
-from tncompile.graph.ir import (
-    Constant,
-    CoreKind,
-    Init,
-    Modes,
-    NearIdentity,
-    Normal,
-    Parameter,
-    Uniform,
-)
+from tncompile.graph.ir import Modes, NearIdentity
 from tncompile.graph.targets import Conv2d
 from tncompile.plan import LayerPlan
 from tncompile.plan.contract import is_pointwise
 from tncompile.plan.schedule import Convolve, Identity, Kron, Ones, Schedule, trained_values
 
 from . import activations
-from .lowering import entry_lines
+from .entries import entry_lines
+from .parameters import ParameterView, in_order, parameter_views
 from .runs import RunView, run_view
 from .stages import StageView, stage_view
 from .streams import StreamView, stream_view
-from .text import WIDTH, attribute, call, shape_text, spread
+from .text import shape_text
 
 _COMMENT_WIDTH = 90
-_DRAWN: dict[type, str] = {
-    Normal: "normal, deviation",
-    Uniform: "uniform, bound",
-    NearIdentity: "identity and noise of deviation",
-    Constant: "constant",
-}
-_AXES = {
-    CoreKind.ROOT: "wire, leg",
-    CoreKind.EXPAND: "core, parent, children",
-    CoreKind.MAP: "core, parent, child",
-    CoreKind.MIX: "core, out, out, in, in",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterView:
-    """A parameter of a generator: its declaration and how it is initialised."""
-
-    lines: tuple[str, ...]
-    comment: tuple[str, ...]
-    init: str
-    init_comment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +51,8 @@ class LayerView:
     convolves: bool
     input_pad: int
     output_pad: int
-    split: bool
     entry_lines: tuple[str, ...]
+    entry_result: str
     default_dtype: str
     bias: bool
     inputs: int
@@ -175,7 +145,7 @@ def module_view(program: ModuleProgram) -> ModuleView:
             isinstance(step, Identity | Ones)
             for layer in program.layers
             for schedule in _schedules(layer.plan)
-            for step in schedule.steps
+            for step in (*schedule.steps, *layer.plan.entries.schedule.steps)
         ),
         contracts=any(_contract(layer, _used_modes(layer.plan)) for layer in program.layers),
         convolved=any(
@@ -218,8 +188,7 @@ def _schedules(plan: LayerPlan) -> list[Schedule]:
 def _layer(program: LayerProgram) -> LayerView:
     layer = program.layer
     target, shape = layer.target, layer.target.weight_shape
-    last = program.stages[-1]
-    names = _in_order([p.name for p in layer.parameters])
+    names = in_order([p.name for p in layer.parameters])
     for stage in layer.stages:
         if stage.activation is not None:
             names += [f"act{stage.number}.{p.name}" for p in stage.activation.parameters]
@@ -246,7 +215,7 @@ def _layer(program: LayerProgram) -> LayerView:
         target=str(target).replace('"', "'"),
         kind=target.kind,
         declaration=tuple(wrap(clean_comment(declaration), _COMMENT_WIDTH)),
-        parameters=_parameters(layer.parameters),
+        parameters=parameter_views(layer.parameters),
         core_names=tuple(names),
         parameter_count=layer.parameter_count,
         dense_count=layer.dense_parameter_count,
@@ -261,8 +230,8 @@ def _layer(program: LayerProgram) -> LayerView:
         convolves=program.contract is not None and not is_pointwise(layer),
         input_pad=extents[1] - shape[1] if len(shape) > 1 else 0,
         output_pad=layer.modes.generated // math.prod(extents[1:]) - shape[0],
-        split=bool(last.windows),
-        entry_lines=tuple(entry_lines(last)),
+        entry_lines=tuple(entry_lines(program.entries)),
+        entry_result=program.entries.result,
         default_dtype="None" if layer.dtype is None else f"torch.{layer.dtype}",
         bias=layer.bias,
         inputs=getattr(target, "in_features", getattr(target, "in_channels", 0)),
@@ -281,16 +250,6 @@ def _layer(program: LayerProgram) -> LayerView:
         stream=_stream(program, used),
         mode_tables=_mode_tables(program.plan, used),
     )
-
-
-def _in_order(names: list[str]) -> list[str]:
-    """Names in the order of `named_parameters`: those of a dictionary together, at the end.
-
-    >>> _in_order(["F.1", "G.1", "root", "F.2"])
-    ['root', 'F.1', 'F.2', 'G.1']
-    """
-    owners = list(dict.fromkeys(n.partition(".")[0] for n in names if "." in n))
-    return sorted(names, key=lambda n: owners.index(n.partition(".")[0]) if "." in n else -1)
 
 
 def _crops_axes(modes: Modes) -> bool:
@@ -368,56 +327,3 @@ def _attributes(target: object) -> tuple[str, ...]:
         name: getattr(target, name) for name in getattr(target, "__dataclass_fields__", ())
     }
     return tuple(f"{name} = {literal(value)}" for name, value in fields.items())
-
-
-def _parameters(parameters: Sequence[Parameter]) -> tuple[ParameterView, ...]:
-    """Parameters in order; the first of those with a common name makes the dictionary."""
-    views, owners = [], set()
-    for parameter in parameters:
-        owner, _, key = parameter.name.partition(".")
-        begin = (f"self.{owner} = nn.ParameterDict()",) if key and owner not in owners else ()
-        owners.add(owner)
-        views.append(
-            ParameterView(
-                lines=(*begin, *_declared(parameter)),
-                comment=tuple(wrap(clean_comment(_described(parameter)), WIDTH - 2)),
-                init=_init(attribute(parameter), parameter.init),
-                init_comment=f"{_DRAWN[type(parameter.init)]} {parameter.init.formula}",
-            )
-        )
-    return tuple(views)
-
-
-def _declared(parameter: Parameter) -> Iterator[str]:
-    """Lines that make a parameter."""
-    given = [f"torch.empty({shape_text(parameter.shape)}, **options)"]
-    if len(given[0]) > WIDTH - 4:
-        yield from spread("shape = (", list(map(str, parameter.shape)), ")").split("\n")
-        given = ["torch.empty(shape, **options)"]
-    if parameter.frozen:
-        given.append("requires_grad=False")
-    yield from call(f"{attribute(parameter)} = nn.Parameter(", given).split("\n")
-
-
-def _described(parameter: Parameter) -> str:
-    """The statement of a parameter and its axes."""
-    if parameter.kind is CoreKind.TENSOR:
-        frozen = ", not trained" * parameter.frozen
-        stacked = ": tensor, indices" if parameter.stacked else ": indices"
-        return f"{parameter.statement}{stacked}{frozen}"
-    axes = _AXES[parameter.kind] if parameter.stacked else "legs of the root"
-    return f"{parameter.statement}: {axes}"
-
-
-def _init(name: str, init: Init) -> str:
-    match init:
-        case Normal():
-            return f"nn.init.normal_({name}, std={init.std!r})"
-        case Uniform():
-            return f"nn.init.uniform_({name}, {-init.bound!r}, {init.bound!r})"
-        case NearIdentity():
-            return f"_near_identity_({name}, {init.size}, std={init.std!r})"
-        case Constant():
-            return f"nn.init.constant_({name}, {init.value!r})"
-        case _:
-            raise AssertionError("activations initialise their own parameters")

@@ -149,12 +149,18 @@ def test_gradcheck(name: str) -> None:
     )
 
 
-def test_entries_and_calibration() -> None:
-    for name in CASES:
-        weight = module_of(name).AWeight(dtype=torch.float64)
-        whole = weight()
-        index = torch.arange(whole.numel()).reshape(-1, 1)
-        torch.testing.assert_close(weight.entries(index), whole, rtol=1e-12, atol=1e-14)
-        if whole.numel() > 2:
-            weight.calibrate(0.5)
-            torch.testing.assert_close(weight().std(correction=0).item(), 0.5, rtol=1e-9, atol=0)
+@pytest.mark.parametrize("name", CASES)
+def test_entries(name: str) -> None:
+    torch.manual_seed(0)
+    weight = module_of(name).AWeight(dtype=torch.float64)
+    whole = weight()
+    index = torch.arange(whole.numel()).reshape(-1, 1)
+    torch.testing.assert_close(weight.entries(index), whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "one leg"])
+def test_calibration(name: str) -> None:
+    torch.manual_seed(0)
+    weight = module_of(name).AWeight(dtype=torch.float64)
+    weight.calibrate(0.5)
+    torch.testing.assert_close(weight().std(correction=0).item(), 0.5, rtol=1e-9, atol=0)

@@ -24,6 +24,10 @@ def assert_same(network: Drawn) -> None:
     found, wanted = weight(), network.generate(state, torch.tanh)
     scale = float(wanted.detach().abs().max())
     assert float((found - wanted).detach().abs().max()) <= 1e-12 * max(scale, 1.0)
+    index = torch.randint(found.numel(), (5, 1))
+    torch.testing.assert_close(
+        weight.entries(index), found[index[:, 0]], rtol=1e-11, atol=1e-12 * max(scale, 1.0)
+    )
     upstream = torch.randn_like(found)
     found.backward(upstream)
     torch.autograd.backward(wanted, upstream)

@@ -46,6 +46,7 @@ def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("searched")
 
     monkeypatch.setattr(Chooser, "_search", fail)
+    monkeypatch.setattr(Chooser, "_search_entries", fail)
 
 
 @pytest.mark.parametrize("text", [RING, ROW])
@@ -68,6 +69,13 @@ def test_without_a_cache_nothing_is_written(plans: Path) -> None:
 GOOD = '{"format": 1, "decision": %s, "candidates": [["tree", 1.0]], "reason": ""}'
 
 
+def file_of(plans: Path, purpose: str) -> Path:
+    """The file of the ring's only stage, or of its single entries."""
+    (stage,) = stages(RING)
+    return plans / f"{key(stage, MACHINE, purpose, None)}.json"
+
+
+@pytest.mark.parametrize("purpose", ["fast", "entries"])
 @pytest.mark.parametrize(
     "text",
     [
@@ -86,12 +94,16 @@ GOOD = '{"format": 1, "decision": %s, "candidates": [["tree", 1.0]], "reason": "
         GOOD % '{"sections": [[0, 1, [[0, 6]]]]}',
         GOOD % '{"sections": []}',
         GOOD % '{"rows": [[], []]}',
+        GOOD % '{"entries": [[0, 0]]}',
+        GOOD % '{"entries": []}',
         (GOOD % '{"sections": []}').replace('[["tree", 1.0]]', "[]"),
     ],
 )
-def test_what_is_no_entry_is_replaced_with_one_warning(text: str, plans: Path) -> None:
+def test_what_is_no_entry_is_replaced_with_one_warning(
+    text: str, purpose: str, plans: Path
+) -> None:
     wanted = plan()
-    (entry,) = plans.iterdir()
+    entry = file_of(plans, purpose)
     good = entry.read_bytes()
     entry.write_text(text)
     found = plan()
@@ -105,7 +117,7 @@ def test_what_is_no_entry_is_replaced_with_one_warning(text: str, plans: Path) -
 
 def test_every_truncation_is_no_entry(plans: Path) -> None:
     wanted = plan()
-    (entry,) = plans.iterdir()
+    entry = file_of(plans, "fast")
     good = entry.read_bytes()
     told: list[str] = []
     for length in range(len(good)):
@@ -198,7 +210,12 @@ def test_eight_processes_share_a_folder(tmp_path: Path) -> None:
 def test_entries_survive_a_file(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "plans")
     seconds = (Candidate("a", 1.5e-300), Candidate("b", 0.1))
-    for decision in (Decision(path=((0, 1),), sliced=(3,)), Decision(), Decision(others=((), ()))):
+    for decision in (
+        Decision(path=((0, 1),), sliced=(3,)),
+        Decision(),
+        Decision(others=((), ())),
+        Decision(entries=((0, 1),)),
+    ):
         cache.put("k", Entry(decision, seconds, "why"))
         assert cache.get("k") == Entry(decision, seconds, "why")
     assert cache.get("other") is None

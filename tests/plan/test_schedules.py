@@ -29,7 +29,6 @@ def test_decoders_are_planned_by_windows_without_a_permutation(kind: str) -> Non
     for stage in plan.stages:
         assert stage.schedule.kind == "windows"
         assert not any(isinstance(s, Contract | Rearrange) for s in stage.schedule.steps)
-    assert plan.stages[-1].schedule.complete
     # Writing the weight is most of what is written.
     assert plan.forward.bytes_written < 1.4 * 4 * 4096 * 4096
 

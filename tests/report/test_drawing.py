@@ -111,7 +111,7 @@ def test_wide_rows_stay_apart() -> None:
     sizes = ", ".join(["2"] * 62)
     program = read_program(f"layer w : Tensor({sizes}) from BrickWall(2)")
     plan = plan_of(MERA)
-    one, schedule = plan.layers[0], Schedule("tree", (), (), False, ())
+    one, schedule = plan.layers[0], Schedule("tree", (), (), ())
     stages = tuple(
         replace(one.stages[0], stage=s, schedule=schedule) for s in program.layers[0].stages
     )

@@ -11,6 +11,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from tncompile.emit.entries import EntryProgram, entry_program
 from tncompile.emit.stage import StageLowering, StageProgram
 from tncompile.graph.ir import Layer, Parameter
 from tncompile.plan import Decision, LayerPlan, Plan
@@ -58,6 +59,7 @@ class LayerProgram:
     last_recomputed: bool
     contract: StageProgram | None
     stream: StreamProgram | None
+    entries: EntryProgram
 
     @property
     def layer(self) -> Layer:
@@ -93,8 +95,10 @@ def module_program(plan: Plan, header: Header) -> ModuleProgram:
     decisions = {
         key: json.dumps(decision.to_json(), separators=(",", ":"))
         for layer in plan.layers
-        for stage in layer.stages
-        for key, decision in (stage.searched, (stage.key, stage.decision))
+        for key, decision in (
+            *(found for s in layer.stages for found in (s.searched, (s.key, s.decision))),
+            (layer.entries.key, layer.entries.decision),
+        )
     }
     return ModuleProgram(header, tuple(_layer(p) for p in plan.layers), tuple(decisions.items()))
 
@@ -134,6 +138,7 @@ def _layer(plan: LayerPlan) -> LayerProgram:
         last_recomputed=(len(plan.stages), len(plan.stages)) in recomputed,
         contract=contract,
         stream=_stream(plan, parameters),
+        entries=entry_program(plan.entries.schedule, last.stage, plan.layer.parameters),
     )
 
 
@@ -156,7 +161,7 @@ def _stream(plan: LayerPlan, parameters: dict[str, Parameter]) -> StreamProgram 
     final = steps[-1]
     assert isinstance(final, Apply)
     windows = plan.stream.windows
-    schedule = Schedule("windows", steps[:-1], windows[:-1], False, plan.stream.notes)
+    schedule = Schedule("windows", steps[:-1], windows[:-1], plan.stream.notes)
     outside = (final.matrix, final.operand)
     lowering = StageLowering(replace(plan.stages[-1], schedule=schedule), parameters, outside)
     stage = lowering.run()

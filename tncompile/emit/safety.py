@@ -128,6 +128,7 @@ _LIBRARY_NAMES = frozenset(
         "torch.Tensor",
         "torch.addmm",
         "torch.amp.is_autocast_available",
+        "torch.arange",
         "torch.autocast",
         "torch.autograd.Function",
         "torch.baddbmm",

@@ -23,7 +23,6 @@ from tncompile.plan.schedule import (
     Ref,
     State,
     Step,
-    Window,
     needed_values,
     operands,
 )
@@ -66,20 +65,10 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowProgram:
-    """A window of the last stage with the name of its matrix."""
-
-    name: str
-    window: Window
-
-
-@dataclass(frozen=True, slots=True)
 class StageProgram:
     """One stage as loads and instructions; the state comes in as `x`, or is loaded by `start`.
 
-    In the last stage of a generator that can evaluate single entries, `instructions` end
-    where the matrices of `windows` are made, and `readout` applies them. `values` are the
-    names of all steps as the adjoint knows them.
+    `values` are the names of all steps as the adjoint knows them.
     """
 
     plan: StagePlan
@@ -87,8 +76,6 @@ class StageProgram:
     start: tuple[Load, ...]
     loads: tuple[Load, ...]
     instructions: tuple[Instruction, ...]
-    readout: tuple[Instruction, ...]
-    windows: tuple[WindowProgram, ...]
     result: str
     values: tuple[str, ...]
     carriers: tuple[Parameter, ...]
@@ -118,7 +105,7 @@ class StageProgram:
     def kept(self) -> tuple[str, ...]:
         """The names of what the adjoint reads, in the order in which it is made."""
         loads = (load.name for load in self.loads if load.transposed)
-        made = (i.kept for i in (*self.instructions, *self.readout) if i.kept is not None)
+        made = (i.kept for i in self.instructions if i.kept is not None)
         return (*loads, *made)
 
     @property
@@ -135,6 +122,12 @@ def identifier(parameter: Parameter) -> str:
     name = parameter.name.replace(".", "_")
     own = name[0].isupper() and not hasattr(builtins, name)
     return name if own or parameter.kind is not CoreKind.TENSOR else f"core_{name}"
+
+
+def attribute(parameter: Parameter) -> str:
+    """Where a generator holds a parameter: `self.G`, or `self.G["1"]` for `G.1`."""
+    owner, _, key = parameter.name.partition(".")
+    return f'self.{owner}["{key}"]' if key else f"self.{owner}"
 
 
 class StageLowering:
@@ -158,22 +151,17 @@ class StageLowering:
         self.last_use = {ref: k for k, s in enumerate(schedule.steps) for ref in operands(s)}
         self.needed = needed_values(schedule.steps) | {*outside}
         self.applied = {w.applied for w in schedule.windows if w.applied != w.matrix}
-        # The matrices of a readout come first.
-        self.split = plan.stage.activation is None and schedule.complete
-        windows = schedule.windows if self.split else ()
-        self.first = {w.matrix: f"k{n}" for n, w in enumerate(windows, start=1)}
 
     def run(self) -> StageProgram:
         """The stage with names."""
         schedule = self.plan.schedule
         notes = {note.step: note.text for note in schedule.notes}
-        matrices: list[Instruction] = []
-        readout: list[Instruction] = []
+        instructions: list[Instruction] = []
         comment: str | None = None
         for number, step in enumerate(schedule.steps):
             comment = notes.get(number, comment)
             leaf = self._leaf(step)
-            if leaf is not None and number not in self.first:
+            if leaf is not None:
                 self.names[number] = self.values[number] = leaf
                 continue
             given = tuple(self.names[ref] for ref in operands(step))
@@ -182,23 +170,20 @@ class StageLowering:
             instruction = Instruction(
                 name,
                 step,
-                given if leaf is None else (leaf,),
+                given,
                 comment,
                 value if number in self.needed else None,
                 self._dead(number, step),
             )
-            (readout if self.split and number in self.applied else matrices).append(instruction)
+            instructions.append(instruction)
             comment = None
-        windows = schedule.windows if self.split else ()
         own = {c.parameter for c in self.stage.cores}
         return StageProgram(
             plan=self.plan,
             parameters=tuple(p for p in self.parameters.values() if p.name in own),
             start=tuple(load for load in self.loads.values() if load.rows is None),
             loads=tuple(load for load in self.loads.values() if load.rows is not None),
-            instructions=tuple(matrices),
-            readout=tuple(readout),
-            windows=tuple(WindowProgram(self.first[w.matrix], w) for w in windows),
+            instructions=tuple(instructions),
             result=self.names[len(schedule.steps) - 1],
             values=tuple(self.values[k] for k in range(len(schedule.steps))),
             carriers=_carriers(self.stage, self.parameters),
@@ -242,14 +227,12 @@ class StageLowering:
 
     def _name(self, number: int, step: Step) -> str:
         """The name of a new value."""
-        if number in self.first:
-            return self.first[number]
         if is_batched(step) and not isinstance(step, Input):
             return INPUT
         if number in self.applied:
             return STATE
         prefix = "t" if self.plan.schedule.kind == "tree" else "k"
-        taken = {*self.names.values(), *self.first.values()}
+        taken = {*self.names.values()}
         return next(n for k in count(1) if (n := f"{prefix}{k}") not in taken)
 
     def _value(self, name: str) -> str:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tncompile.graph.ir import Stage
 from tncompile.plan.cache import Cache, Entry
 from tncompile.plan.cuts import Section, best_sections, single_sections, steps_seconds
-from tncompile.plan.decision import Decision, check_sections, key, numbered
-from tncompile.plan.results import Candidate
+from tncompile.plan.decision import Decision, check_path, check_sections, key, numbered
+from tncompile.plan.entries import entry_schedule
+from tncompile.plan.positions import EntryNetwork, entry_network
+from tncompile.plan.results import Candidate, EntryPlan
 from tncompile.plan.rows import Row
 from tncompile.plan.schedule import Schedule
-from tncompile.plan.tree import tensors
+from tncompile.plan.tree import Indices, Path, tensors
 from tncompile.plan.work import Machine, Pass
 
 Progress = Callable[[float], None]  # is told the part of a search that is done
@@ -94,6 +97,58 @@ class Chooser:
             self.found[name] = Entry(decision, (Candidate("windows", 0.0),), "")
             self.cache.put(name, self.found[name])
         return found
+
+    def entries(self, stage: Stage) -> EntryPlan:
+        """How single entries of a stage are evaluated, kept like any other plan."""
+        network = entry_network(stage)
+        name = key(stage, self.machine, "entries", None)
+        entry = self._known_entries(name, network)
+        if entry is None:
+            entry = self._search_entries(network)
+            self.cache.put(name, entry)
+        self.found[name] = entry
+        schedule = entry_schedule(network, entry.decision.entries or (), self.machine)
+        return EntryPlan(name, entry.decision, schedule)
+
+    def _search_entries(self, network: EntryNetwork) -> Entry:
+        from tncompile.plan.search import QUICK, contraction_path
+
+        def search(given: Sequence[Indices], output: Indices) -> Path:
+            # The quickest search: the others are for what every forward pass takes.
+            return contraction_path(given, output, self.machine, QUICK).path
+
+        def seconds(path: Path) -> float:
+            return entry_schedule(network, path, self.machine).cost.seconds
+
+        given = network.tensors()
+        paths = [search(given, (network.batch,))]
+        if network.state_legs and len(given) > 2:
+            # A search counts FLOPs that taking legs does not have. It misses that a large state
+            # had better lose all other legs first: 1 MiB in place of 256 for 1024 entries where
+            # 16 of 18 wires of size 2 go on.
+            at = len(network.leaves)
+            rest = search([*given[:at], *given[at + 1 :]], (network.batch, *network.state_legs))
+            pairs = [(a + (a >= at), b + (b >= at)) for a, b in rest]
+            paths.append((*pairs, (2 * len(given) - 3, at)))
+        best = min(paths, key=seconds)
+        return Entry(Decision(entries=best), (Candidate("tree", seconds(best)),), "")
+
+    def _known_entries(self, name: str, network: EntryNetwork) -> Entry | None:
+        """What is known about single entries, and valid."""
+        count = len(network.tensors())
+        if name in self.stored:
+            stored = Entry(self.stored[name], (Candidate("tree", 0.0),), "as stored in the module")
+            with suppress(ValueError):
+                check_path(stored.decision.entries, count)
+                return stored
+        entry = self.found.get(name) or self.cache.get(name)
+        try:
+            if entry is not None:
+                check_path(entry.decision.entries, count)
+        except ValueError as error:
+            self.cache.warn_corrupt(name, str(error))
+            return None
+        return entry
 
     def _known(self, name: str, stage: Stage) -> Entry | None:
         """What is known under a key, and valid."""

@@ -166,7 +166,6 @@ def _input_last(builder: Builder) -> Schedule:
         kind="contract",
         steps=tuple(moved(steps[ref], place) for ref in order),
         windows=tuple(windows),
-        complete=False,
         notes=tuple(sorted((replace(n, step=place[n.step]) for n in builder.notes), key=_step)),
         prepared=len(steps) - len(depends),
     )

@@ -56,7 +56,7 @@ def window_schedule(stage: Stage, sections: Sequence[Section]) -> Schedule:
         for first, end in section.cuts:
             builder.step(first, end)
     # A later section takes in wires that an earlier one would call final.
-    return builder.schedule(one_section=len(sections) == 1)
+    return builder.schedule()
 
 
 FORWARD = Sweep()

@@ -31,13 +31,15 @@ class Decision:
     """A window plan by its sections, or a tree by its path and its sliced indices.
 
     Indices are numbered by their first appearance in the stage. `others` are the sections of
-    further rows, where a plan sweeps several.
+    further rows, where a plan sweeps several. `entries`, alone, is the path of the network that
+    gives single entries of the stage.
     """
 
     sections: tuple[Section, ...] = ()
     path: Path | None = None
     sliced: tuple[int, ...] = ()
     others: tuple[tuple[Section, ...], ...] = ()
+    entries: Path | None = None
 
     def schedule(self, stage: Stage, machine: Machine) -> Schedule:
         """The schedule of a stage.
@@ -45,13 +47,15 @@ class Decision:
         Raises:
             ValueError: this is no decision about this stage.
         """
+        if self.entries is not None:
+            raise ValueError("a path for single entries")
         if self.path is None:
             row = Row.of(stage)
             if row is None or self.others:
                 raise ValueError("the stage is no row of wires")
             check_sections(self.sections, row)
             return window_schedule(stage, self.sections)
-        _check_path(self.path, len(tensors(stage)))
+        check_path(self.path, len(tensors(stage)))
         names = list(numbered(stage))
         if not all(0 <= k < len(names) for k in self.sliced):
             raise ValueError("a sliced index does not exist")
@@ -62,6 +66,8 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready data."""
+        if self.entries is not None:
+            return {"entries": [list(p) for p in self.entries]}
         if self.path is not None:
             return {"path": [list(p) for p in self.path], "sliced": list(self.sliced)}
         if self.others:
@@ -80,6 +86,8 @@ class Decision:
                 return Decision(
                     path=tuple(_pair(p) for p in path), sliced=tuple(_number(k) for k in sliced)
                 )
+            case {"entries": list(path)}:
+                return Decision(entries=tuple(_pair(p) for p in path))
             case {"sections": list(sections)}:
                 return Decision(_sections(sections))
             case {"rows": [first, *others]}:
@@ -149,7 +157,14 @@ def check_sections(sections: tuple[Section, ...], row: Row) -> None:
         raise ValueError("sections leave out a core")
 
 
-def _check_path(path: Path, count: int) -> None:
+def check_path(path: Path | None, count: int) -> None:
+    """Hold a path against a number of tensors.
+
+    Raises:
+        ValueError: it does not contract them to one.
+    """
+    if path is None:
+        raise ValueError("no path")
     live = set(range(count))
     for number, (one, other) in enumerate(path, start=count):
         if one == other or not {one, other} <= live:

@@ -270,6 +270,7 @@ class _LayerPlanner:
             unavailable=tuple((m, r) for m, r in unavailable.items() if isinstance(r, str)),
             applications=found,
             crossover_batch=crossover(found),
+            entries=self.chooser.entries(layer.stages[-1]),
         )
 
     def _stage(

@@ -15,6 +15,7 @@ from tncompile.source import Span
 
 if TYPE_CHECKING:
     from tncompile.plan.decision import Decision
+    from tncompile.plan.entries import EntrySchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,15 @@ class Application:
 
 
 @dataclass(frozen=True, slots=True)
+class EntryPlan:
+    """How single entries of the weight are evaluated; the decision is stored under `key`."""
+
+    key: str
+    decision: Decision
+    schedule: EntrySchedule
+
+
+@dataclass(frozen=True, slots=True)
 class LayerPlan:
     """All stages of a layer and the totals.
 
@@ -165,6 +175,7 @@ class LayerPlan:
     unavailable: tuple[tuple[str, str], ...]  # mode, reason
     applications: tuple[Application, ...]
     crossover_batch: int | None
+    entries: EntryPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,8 +287,7 @@ class Window:
 
     `matrix` is the step that holds their matrix K, of `outer` × `inner`, for a state seen as
     (left, inner, right), and `applied` the step that advances the state by it (the same step
-    where the state begins with K itself). The first `open_outer` of the outer index is made
-    of wires that a later window still takes in; the rest, and all of `right`, are final.
+    where the state begins with K itself).
     """
 
     cores: tuple[int, ...]
@@ -298,7 +297,6 @@ class Window:
     inner: int
     outer: int
     right: int
-    open_outer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,15 +314,12 @@ class Schedule:
     `kind` is "windows" or "tree"; `windows` is empty for trees. With `slices` the steps are
     those of one slice, for one value of every sliced index, whose sizes these are; the results
     of all slices are summed. Where an input takes part, the first `prepared` steps do not
-    depend on it. `complete` tells whether the
-    final parts of the windows make up the whole state: then an entry of the state can be had
-    from one row of each window's matrix, without making the state.
+    depend on it.
     """
 
     kind: str
     steps: tuple[Step, ...]
     windows: tuple[Window, ...]
-    complete: bool
     notes: tuple[Note, ...]
     slices: tuple[int, ...] = ()
     prepared: int = 0

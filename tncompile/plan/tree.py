@@ -27,7 +27,7 @@ from tncompile.plan.schedule import (
     State,
     Step,
 )
-from tncompile.plan.work import Machine, Permutation, Product
+from tncompile.plan.work import Machine, Pass, Permutation, Product
 
 Path = tuple[tuple[int, int], ...]
 Indices = tuple[Index, ...]
@@ -36,7 +36,7 @@ _ORDERS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class Pair:
     """Two operands contracted: which indices are batch, rows, inner, columns."""
 
     batch: Indices
@@ -48,14 +48,28 @@ class _Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """A value of the tree in one order, and the ways of its operands."""
+class Pick:
+    """A value of an operand's open legs taken for each of a number of positions.
+
+    `batched` tells that the operand has the positions among its indices.
+    """
+
+    legs: Indices
+    arrangement: Arrangement
+    result: Indices
+    batched: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A value of the tree in one order, the ways of its operands, and what is done to them."""
 
     indices: Indices
     seconds: float
     leaf: int | None = None
-    operands: tuple[_Way, _Way] | None = None
-    pair: _Pair | None = None
+    operands: tuple[Way, ...] = ()
+    made: Pair | Pick | None = None
 
 
 def tensors(stage: Stage) -> list[Indices]:
@@ -73,22 +87,20 @@ def tree_schedule(
     slice by slice.
     """
     legs = [tuple(i for i in t if i.name not in sliced) for t in tensors(stage)]
-    ways: dict[int, list[_Way]] = {k: [_Way(t, 0.0, leaf=k)] for k, t in enumerate(legs)}
+    ways: dict[int, list[Way]] = {k: [Way(t, 0.0, leaf=k)] for k, t in enumerate(legs)}
     outgoing = {i.name for i in stage.outgoing}
     for number, (one, other) in enumerate(path, start=len(legs)):
         left, right = ways.pop(one), ways.pop(other)
         kept = outgoing | {i.name for w in ways.values() for i in w[0].indices}
-        ways[number] = _contracted(left, right, kept, machine)
+        ways[number] = contracted(left, right, kept, machine)
     (last,) = ways.values()
     best = min(last, key=lambda way: way.seconds + _final_seconds(way, stage, machine))
-    return _Writer(stage, tuple(sliced)).run(best)
+    return _StageWriter(stage, tuple(sliced)).run(best)
 
 
-def _contracted(
-    lefts: list[_Way], rights: list[_Way], kept: set[str], machine: Machine
-) -> list[_Way]:
+def contracted(lefts: list[Way], rights: list[Way], kept: set[str], machine: Machine) -> list[Way]:
     """The cheapest ways of a contraction, one for each order of its result."""
-    best: dict[Indices, _Way] = {}
+    best: dict[Indices, Way] = {}
     for left in lefts:
         for right in rights:
             for a, b in ((left, right), (right, left)):
@@ -96,11 +108,39 @@ def _contracted(
                     pair = _pair(a.indices, b.indices, lead.indices, kept, machine)
                     seconds = a.seconds + b.seconds + pair.seconds
                     if pair.result not in best or seconds < best[pair.result].seconds:
-                        best[pair.result] = _Way(pair.result, seconds, None, (a, b), pair)
+                        best[pair.result] = Way(pair.result, seconds, None, (a, b), pair)
+    return _cheapest(best)
+
+
+def picked(ways: list[Way], names: set[str], batch: Index, machine: Machine) -> list[Way]:
+    """The ways of a value whose open legs of these names are taken at the positions of `batch`."""
+    best: dict[Indices, Way] = {}
+    for way in ways:
+        pick = _pick(way.indices, names, batch, machine)
+        seconds = way.seconds + pick.seconds
+        if pick.result not in best or seconds < best[pick.result].seconds:
+            best[pick.result] = Way(pick.result, seconds, None, (way,), pick)
+    return _cheapest(best)
+
+
+def _cheapest(best: dict[Indices, Way]) -> list[Way]:
     return sorted(best.values(), key=lambda way: way.seconds)[:_ORDERS]
 
 
-def _pair(left: Indices, right: Indices, lead: Indices, kept: set[str], machine: Machine) -> _Pair:
+def _pick(indices: Indices, names: set[str], batch: Index, machine: Machine) -> Pick:
+    legs = tuple(i for i in indices if i.name in names)
+    batched = batch in indices
+    rest = tuple(i for i in indices if i.name not in names and i != batch)
+    lead = (batch,) if batched else ()
+    arrangement = arrange(indices, (lead, legs, rest))
+    work = Pass(batch.size * _size(rest), batch.size * _size(rest))
+    seconds = 2 * work.seconds(machine)
+    if not arrangement.stays:  # rows that lie together are taken several times as fast
+        seconds += 2 * _copy_seconds(arrangement, machine)
+    return Pick(legs, arrangement, (batch, *rest), batched, seconds)
+
+
+def _pair(left: Indices, right: Indices, lead: Indices, kept: set[str], machine: Machine) -> Pair:
     """A contraction with the shared indices in the order of `lead`."""
     common = {i.name for i in left} & {i.name for i in right}
     shared = tuple(i for i in lead if i.name in common)
@@ -115,7 +155,7 @@ def _pair(left: Indices, right: Indices, lead: Indices, kept: set[str], machine:
     for arrangement in (one, other):
         if arrangement.moved:
             seconds += 2 * _copy_seconds(arrangement, machine)
-    return _Pair(batch, inner, one, other, batch + rows + columns, seconds)
+    return Pair(batch, inner, one, other, batch + rows + columns, seconds)
 
 
 def _adjoints(work: Product) -> tuple[Product, Product]:
@@ -123,7 +163,7 @@ def _adjoints(work: Product) -> tuple[Product, Product]:
     return Product(b, m, n, k), Product(b, k, m, n)
 
 
-def _final_seconds(way: _Way, stage: Stage, machine: Machine) -> float:
+def _final_seconds(way: Way, stage: Stage, machine: Machine) -> float:
     arrangement = arrange(way.indices, (stage.outgoing,))
     return 2 * _copy_seconds(arrangement, machine) if arrangement.moved else 0.0
 
@@ -132,60 +172,52 @@ def _copy_seconds(arrangement: Arrangement, machine: Machine) -> float:
     return Permutation(math.prod(arrangement.view), arrangement.run).seconds(machine)
 
 
-class _Writer:
-    """Writes the steps of a tree whose orders are chosen."""
+class Writer:
+    """Writes the steps of a tree whose orders are chosen; who has other leaves says how."""
 
-    def __init__(self, stage: Stage, sliced: tuple[str, ...]) -> None:
-        self.stage = stage
-        self.sliced = sliced
-        sizes = {i.name: i.size for legs in tensors(stage) for i in legs}
-        self.slices = tuple(sizes[name] for name in sliced)
+    def __init__(self) -> None:
         self.steps: list[Step] = []
         self.notes: list[Note] = []
 
-    def run(self, way: _Way) -> Schedule:
-        """All steps."""
-        last = self._write(way)
-        arrangement = arrange(way.indices, (self.stage.outgoing,))
-        if arrangement.moved:
-            count = _size(way.indices)
-            self._add(Rearrange(last, arrangement, count), f"permute {count} entries")
-        return Schedule(
-            kind="tree",
-            steps=tuple(self.steps),
-            windows=(),
-            complete=False,
-            notes=tuple(self.notes),
-            slices=self.slices,
-        )
+    def leaf(self, number: int) -> Ref:
+        """The steps of a tensor of the network."""
+        raise NotImplementedError
 
-    def _add(self, step: Step, note: str | None = None) -> Ref:
-        self.steps.append(step)
+    def pick(self, pick: Pick, operand: Ref) -> Ref:
+        """The step of a choice of open legs."""
+        raise NotImplementedError
+
+    def add(self, step: Step, note: str | None = None) -> Ref:
+        """A step, with a note above it."""
         if note is not None:
-            self.notes.append(Note(len(self.steps) - 1, note))
+            self.notes.append(Note(len(self.steps), note))
+        self.steps.append(step)
         return len(self.steps) - 1
 
-    def _write(self, way: _Way) -> Ref:
+    def write(self, way: Way) -> Ref:
+        """All steps of a tree."""
         # An explicit stack: trees may be deeper than Python's.
         made: dict[int, Ref] = {}
         todo = [way]
         while todo:
             now = todo[-1]
-            if now.operands is None or now.pair is None:
-                assert now.leaf is not None
-                made[id(now)] = self._leaf(now.leaf)
-                todo.pop()
-                continue
             missing = [operand for operand in now.operands if id(operand) not in made]
             if missing:
                 todo.append(missing[0])
                 continue
-            left, right = (made[id(operand)] for operand in now.operands)
-            made[id(now)] = self._contract(now.pair, left, right)
+            refs = [made[id(operand)] for operand in now.operands]
+            match now.made:
+                case Pair():
+                    made[id(now)] = self._contract(now.made, *refs)
+                case Pick():
+                    made[id(now)] = self.pick(now.made, *refs)
+                case None:
+                    assert now.leaf is not None
+                    made[id(now)] = self.leaf(now.leaf)
             todo.pop()
         return made[id(way)]
 
-    def _contract(self, pair: _Pair, left: Ref, right: Ref) -> Ref:
+    def _contract(self, pair: Pair, left: Ref, right: Ref) -> Ref:
         batch, inner = _size(pair.batch), _size(pair.inner)
         rows = math.prod(pair.left.view) // (batch * inner)
         columns = math.prod(pair.right.view) // (batch * inner)
@@ -194,7 +226,7 @@ class _Writer:
         )
         left, one = self._moved(left, pair.left, (batch, rows, inner))
         right, other = self._moved(right, pair.right, (batch, inner, columns))
-        return self._add(Contract(left, right, one, other, batch, rows, inner, columns))
+        return self.add(Contract(left, right, one, other, batch, rows, inner, columns))
 
     def _moved(
         self, ref: Ref, arrangement: Arrangement, shape: tuple[int, ...]
@@ -202,28 +234,56 @@ class _Writer:
         """An operand copied into order, where no view will do; what is left to arrange."""
         if not arrangement.moved:
             return ref, arrangement
-        return self._add(Rearrange(ref, arrangement, math.prod(shape))), Arrangement(
+        return self.add(Rearrange(ref, arrangement, math.prod(shape))), Arrangement(
             shape, tuple(range(len(shape))), moved=False
         )
 
-    def _leaf(self, number: int) -> Ref:
+
+class _StageWriter(Writer):
+    """Writes a whole stage, or one slice of it."""
+
+    def __init__(self, stage: Stage, sliced: tuple[str, ...]) -> None:
+        super().__init__()
+        self.stage = stage
+        self.sliced = sliced
+        sizes = {i.name: i.size for legs in tensors(stage) for i in legs}
+        self.slices = tuple(sizes[name] for name in sliced)
+
+    def run(self, way: Way) -> Schedule:
+        """All steps."""
+        last = self.write(way)
+        arrangement = arrange(way.indices, (self.stage.outgoing,))
+        if arrangement.moved:
+            count = _size(way.indices)
+            self.add(Rearrange(last, arrangement, count), f"permute {count} entries")
+        return Schedule(
+            kind="tree",
+            steps=tuple(self.steps),
+            windows=(),
+            notes=tuple(self.notes),
+            slices=self.slices,
+        )
+
+    def leaf(self, number: int) -> Ref:
+        """A tensor of the stage, cut to the slice."""
         legs = tensors(self.stage)[number]
         if self.stage.incoming:
             number -= 1
         if number < 0:
-            ref = self._add(State(_size(legs)))
+            ref = self.add(State(_size(legs)))
         else:
-            ref = self._add(_core_step(number, self.stage.cores[number]))
+            ref = self.add(core_step(number, self.stage.cores[number]))
         for name in (i.name for i in legs if i.name in self.sliced):
             at = [i.name for i in legs].index(name)
             left, right = _size(legs[:at]), _size(legs[at + 1 :])
             every = math.prod(self.slices[self.sliced.index(name) + 1 :])
-            ref = self._add(Select(ref, every, left, legs[at].size, right))
+            ref = self.add(Select(ref, every, left, legs[at].size, right))
             legs = legs[:at] + legs[at + 1 :]
         return ref
 
 
-def _core_step(number: int, core: Core) -> Step:
+def core_step(number: int, core: Core) -> Step:
+    """The step that reads a core, or makes a constant."""
     match core.kind:
         case CoreKind.ONES:
             return Ones(core.indices[0].size)

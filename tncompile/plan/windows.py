@@ -57,8 +57,6 @@ class Builder:
         self.notes: list[Note] = []
         self.state: Ref | None = None
         self.batched = self.transposed = False
-        self.closed = True  # no open wire lies beyond a window so far
-        self.several_roots = row.start is None
 
     def add(self, step: Step) -> Ref:
         """Add a step of another kind."""
@@ -70,14 +68,13 @@ class Builder:
         if self.row.start is not None:
             self.state = self.add(self.row.start)
 
-    def order(self, row: Sequence[Index], wanted: Sequence[Index], note: str) -> bool:
-        """Bring a state into another order of its wires; True if it is in that order already."""
+    def order(self, row: Sequence[Index], wanted: Sequence[Index], note: str) -> None:
+        """Bring a state into another order of its wires, if it is not in that order already."""
         arrangement = arrange(tuple(row), (tuple(wanted),))
         if arrangement.moved:
             assert self.state is not None
             self.notes.append(Note(len(self.steps), note))
             self.state = self.add(Rearrange(self.state, arrangement, size(wanted)))
-        return not arrangement.moved
 
     def step(self, first: int, end: int) -> Window | None:
         """Carry out the actions that begin in the sources `first` to `end` (exclusive)."""
@@ -107,18 +104,10 @@ class Builder:
             inner=inner,
             outer=outer,
             right=right,
-            open_outer=self._open(first, outputs, before[high:]),
         )
         self.notes.append(Note(begin, self._describe(window)))
         self.windows.append(window)
         return window
-
-    def _open(self, first: int, outputs: tuple[Index, ...], beyond: list[Index]) -> int:
-        """Size of the leading outputs up to the last one that a later block takes in."""
-        later = {name for a in self.row.actions if a.leftmost < first for name in a.inputs}
-        self.closed = self.closed and not any(i.name in later for i in beyond)
-        taken = [k for k, i in enumerate(outputs) if i.name in later]
-        return math.prod(i.size for i in outputs[: taken[-1] + 1]) if taken else 1
 
     def _matrix(self, inside: list[Index], actions: list[Action]) -> tuple[Ref, tuple[Index, ...]]:
         """The matrix of the actions on a group of wires, and the wires that it gives."""
@@ -177,19 +166,15 @@ class Builder:
     def _given(self, piece: _Piece) -> Ref:
         return self.add(Identity(piece.columns)) if piece.matrix is None else piece.matrix
 
-    def schedule(self, one_section: bool) -> Schedule:
+    def schedule(self) -> Schedule:
         """The finished plan."""
         assert self.state == len(self.steps) - 1
         outgoing = self.row.stage.outgoing
-        in_order = self.order(self.row.end(), outgoing, "modes in the order of the weight's axes")
-        closed = math.prod(w.outer // w.open_outer for w in self.windows)
-        final = self.closed and closed == size(outgoing) and in_order
-        complete = one_section and final and not self.several_roots
+        self.order(self.row.end(), outgoing, "modes in the order of the weight's axes")
         return Schedule(
             kind="windows",
             steps=tuple(self.steps),
             windows=tuple(self.windows),
-            complete=complete,
             notes=tuple(self.notes),
         )
 
@@ -198,7 +183,7 @@ class Builder:
         slots: dict[str, list[int]] = {}
         for core in cores:
             slots.setdefault(core.parameter or str(core.kind), []).append(core.slot or 0)
-        names = ", ".join(f"{name}[{_slices(s)}]" for name, s in slots.items())
+        names = ", ".join(f"{name}[{slot_text(s)}]" for name, s in slots.items())
         acted = window.outer if self.transposed else window.inner
         batch = "batch x " if self.batched else ""
         transposed = ", transposed," if self.transposed else ""
@@ -208,10 +193,10 @@ class Builder:
         )
 
 
-def _slices(numbers: list[int]) -> str:
+def slot_text(numbers: list[int]) -> str:
     """Positions with runs as Python slices.
 
-    >>> _slices([0, 1, 2, 5])
+    >>> slot_text([0, 1, 2, 5])
     '0:3, 5'
     """
     runs: list[list[int]] = []
