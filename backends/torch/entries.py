@@ -135,10 +135,9 @@ def _gathering_lines(named: NamedGathering, sizes: _Sizes) -> Iterator[str]:
         code = f"flat // right.unsqueeze(1) % {digit.size}" + (f" * {weight}" * (weight > 1))
         yield from commented(f"digit = {'digit + ' * (number > 0)}{code}", f"({count}, n)")
     yield f"rows = {legs} * slots.unsqueeze(1) + digit"
-    stack = parameter.shape[0]
-    view = _view(
-        attribute(parameter), arrangement, (stack * legs, rest), sizes, (stack,), together=True
-    )
+    stack = parameter.shape[0] if parameter.stacked else 1
+    whole, core = (stack * legs, rest), attribute(parameter)
+    view = _view(core, arrangement, whole, sizes, (stack,), together=True)
     index = ".index_select(0, rows.reshape(-1))"
     yield from _fitted(name, view, index, f"({count} * n, {rest})")
     yield from commented(
