@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tncompile.emit.adjoint import Adjoint, CoreGradient, Pull
-from tncompile.emit.stage import INPUT, StageProgram
+from tncompile.emit.stage import INPUT, StageProgram, identifier
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -255,7 +255,7 @@ class _Writer:
 def _core_lines(core: CoreGradient, shapes: dict[str, Shape | None]) -> Iterator[str]:
     """The gradients of a parameter's cores, in the shape and order of the parameter."""
     parameter, load = core.parameter, core.load
-    name = f"d{parameter.name}"
+    name = f"d{identifier(parameter)}"
     wanted: Shape = (-1,) if load.rows is None else (load.rows, load.columns)
 
     def shaped(use: str) -> str:

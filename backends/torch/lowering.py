@@ -42,7 +42,9 @@ def load_lines(loads: Iterable[Load], again: bool = False) -> Iterator[str]:
             if parameter.stacked:
                 yield f"{name} = {name}.unbind()"
             continue
-        assert parameter.stacked
+        if not parameter.stacked:
+            yield from _single_load(load, again)
+            continue
         count = parameter.shape[0]
         if not load.transposed:
             yield f"{name} = {name}.reshape({count}, {load.rows}, {load.columns}).unbind()"
@@ -52,6 +54,16 @@ def load_lines(loads: Iterable[Load], again: bool = False) -> Iterator[str]:
             copied = f"{name}.reshape({count}, {load.columns}, {load.rows}).mT.contiguous()"
             comment = f"{count} x ({load.rows}, {load.columns})"
             yield from commented(f"{name} = keep({copied}).unbind()", comment)
+
+
+def _single_load(load: Load, again: bool) -> Iterator[str]:
+    """A parameter that is a core of its own, as a matrix."""
+    name, rows, columns = load.name, load.rows, load.columns
+    if not load.transposed:
+        yield f"{name} = {name}.reshape({rows}, {columns})"
+    elif not again:
+        copied = f"{name}.reshape({columns}, {rows}).mT.contiguous()"
+        yield from commented(f"{name} = keep({copied})", f"({rows}, {columns})")
 
 
 def lines(instructions: Iterable[Instruction], like: str, batch: str = "n") -> Iterator[str]:

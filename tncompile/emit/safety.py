@@ -119,6 +119,7 @@ _LIBRARY_NAMES = frozenset(
         "math.sqrt",
         "nn.Module",
         "nn.Parameter",
+        "nn.ParameterDict",
         "nn.grad.conv2d_input",
         "nn.grad.conv2d_weight",
         "nn.init.constant_",

@@ -239,7 +239,7 @@ class Chooser:
 
 def _seconds(schedule: Schedule, machine: Machine) -> float:
     """Predicted seconds of a forward and a backward pass."""
-    seconds = steps_seconds(schedule.steps, machine)
+    seconds = float(steps_seconds(schedule.steps, machine))
     if schedule.slices:  # every slice is run again in the backward pass
         seconds *= 1.5 * math.prod(schedule.slices)
     return seconds

@@ -324,9 +324,9 @@ class _LayerPlanner:
         )
         if op is None or parameter.size > entries:
             shape = " x ".join(map(str, parameter.shape))
-            stage = next(s for s in layer.stages if s.number == parameter.stage)
-            what = f"`{parameter.name}`, {shape}"
-            return LiveTensor(what, parameter.size * size, stage.span)
+            cores = (core for stage in layer.stages for core in stage.cores)
+            span = next(core.span for core in cores if core.parameter == parameter.name)
+            return LiveTensor(f"`{parameter.name}`, {shape}", parameter.size * size, span)
         if entries == layer.modes.generated and part is parts[-1]:
             what = f"the generated weight, {entries} entries"
         elif op.label == "matrix":
