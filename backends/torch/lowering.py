@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 
 from tncompile.emit.program import StreamProgram
@@ -119,8 +119,15 @@ def _rearrange(
         yield f"{result} = keep({result}.reshape(-1))"
 
 
-def biased_lines(instructions: Iterable[Instruction], batch: str) -> Iterator[str]:
-    """Lines of the last product of contract mode, added to the bias: one new value, not two."""
+def biased_lines(instructions: Sequence[Instruction], batch: str, result: str) -> Iterator[str]:
+    """Lines of the last product of contract mode, added to the bias: one new value, not two.
+
+    A tree whose last product has the outputs in another order adds the bias to its `result`.
+    """
+    if isinstance(instructions[-1].step, Contract | Rearrange):
+        yield from lines(instructions, "", batch)
+        yield f"{instructions[-1].result} = {result} + bias"
+        return
     (instruction,) = instructions
     step, given = instruction.step, list(instruction.operands)
     code, shape = _code(step, given, batch)

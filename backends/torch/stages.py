@@ -133,16 +133,16 @@ def stage_view(
     prepared: list[str] = []
     if program.takes_input:
         prepared, begin = [*loads, *lines(first, like)], [*lines(head, like)]
-    last = schedule.steps[-1]
     backward = adjoint(program)
     seed = backward.seeds[0][1]
     again_lines = load_lines((*program.start, *program.loads), again=True)
     source = {seed: "g"} if formula is None or sliced else {}
     pulled = [*again_lines, *adjoint_lines(program, backward, source)]
     pulled[:0] = count
+    outputs_size = layer.modes.generated // math.prod(layer.modes.extents[1:])
     result = f"{program.result}.reshape(-1)"
     if program.takes_input:
-        result = f"{INPUT}.reshape({'*out' if convolved else 'n'}, {math.prod(last.shape)})"
+        result = f"{program.result}.reshape({'*out' if convolved else 'n'}, {outputs_size})"
     return StageView(
         class_name=class_name,
         function=function_name(layer, suffix or f"Layer{stage.number}"),
@@ -161,7 +161,7 @@ def stage_view(
         lines=flat(begin),
         count=tuple(count),
         tail=flat(lines(tail, like, tail_batch)),
-        biased_tail=flat(biased_lines(tail, outputs)) if program.takes_input else (),
+        biased_tail=flat(biased_lines(tail, outputs, result)) if program.takes_input else (),
         tail_names=names(_free_names(tail)) if tail else "",
         result=result,
         activation_name="linear" if activation is None else activation.name,
@@ -185,7 +185,7 @@ def stage_view(
         ),
         carriers=_tuple([attribute(p) for p in program.carriers]),
         carrier_uses=program.carrier_uses,
-        bias_gradient=f"g.reshape(-1, {math.prod(last.shape)}).sum(0)" if convolved else "g.sum(0)",
+        bias_gradient=f"g.reshape(-1, {outputs_size}).sum(0)" if convolved else "g.sum(0)",
         slice_count=math.prod(schedule.slices) if sliced else 0,
     )
 

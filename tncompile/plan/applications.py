@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Conv2d, Linear
 from tncompile.plan.choose import Chooser
-from tncompile.plan.contract import Groups, contract_schedule, fastest_sections, parts
+from tncompile.plan.contract import (
+    Groups,
+    contract_schedule,
+    fastest_sections,
+    is_pointwise,
+    parts,
+    unjoinable,
+)
 from tncompile.plan.cuts import Sweep, swept_sections, window_schedule
 from tncompile.plan.generator import (
     add_loads,
@@ -22,11 +29,13 @@ from tncompile.plan.generator import (
     held_values,
     parameter_entries,
 )
+from tncompile.plan.joined import for_batch, joined, joined_schedule
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.results import Application, Cost, Use
 from tncompile.plan.rows import Row
 from tncompile.plan.schedule import Apply, Rearrange, Schedule
 from tncompile.plan.tape import Storage, Tape, add_steps
+from tncompile.plan.tree import Path
 from tncompile.plan.work import Machine, Pass, Permutation, Product, Work, total
 
 MODES = ("materialise", "contract", "stream")
@@ -63,9 +72,14 @@ def find_contract(
     layer: Layer, chooser: Chooser, batches: Sequence[int], hidden: tuple[Schedule, ...]
 ) -> Schedule | str:
     """The schedule in contract mode that is best over all batch sizes, or why there is none."""
+    reason = unjoinable(layer)
+    if reason is not None:
+        return reason
     found, machine = parts(layer), chooser.machine
     if isinstance(found, str):
-        return found
+        if not is_pointwise(layer):
+            return found
+        return _find_joined(layer, chooser, batches, hidden)
     rows = found
 
     def badness(groups: Groups) -> float:
@@ -83,6 +97,33 @@ def find_contract(
     groups = chooser.sweep(purpose, layer.stages[-1], rows.rows, search)
     assert groups is not None
     return contract_schedule(layer, rows, groups)
+
+
+def _find_joined(
+    layer: Layer, chooser: Chooser, batches: Sequence[int], hidden: tuple[Schedule, ...]
+) -> Schedule:
+    """The contraction tree with the input that is best over all batch sizes."""
+    machine, stage = chooser.machine, layer.stages[-1]
+    # In the orders that are best for the largest batch, where copies cost the most.
+    large = joined(layer, batches[-1])
+
+    def badness(path: Path) -> float:
+        schedule = joined_schedule(large, path, machine)
+        seconds = (_contract(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
+        return sum(math.log(s) for s in seconds)
+
+    def search() -> Path:
+        from tncompile.plan.search import Effort, contraction_path
+
+        effort = Effort(chooser.seconds, chooser.progress)
+        few = sorted({batches[0], batches[len(batches) // 2], batches[-1]})
+        networks = [joined(layer, batch) for batch in few]
+        paths = [contraction_path(n.tensors, n.output, machine, effort).path for n in networks]
+        return min(dict.fromkeys(paths), key=badness)
+
+    purpose = f"contract {layer.modes.axes} for {batches}"
+    path = chooser.join(purpose, stage, len(large.tensors), search)
+    return joined_schedule(large, path, machine)
 
 
 def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stream | str:
@@ -195,6 +236,7 @@ def _contract(
     machine: Machine,
     hidden: tuple[Schedule, ...],
 ) -> tuple[Cost, Cost, Cost]:
+    schedule = for_batch(schedule, batch)
     tape, parts = generator_tape(layer, hidden)
     begin = len(tape.ops)
     state = parts[-1].result if parts else None

@@ -110,7 +110,7 @@ class _Builder:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         legs = [stage.incoming, *(core.indices for core in stage.cores)]
-        self.batch = Index("positions", _positions({i.size for t in legs for i in t}))
+        self.batch = Index("positions", prime_beside(TYPICAL, {i.size for t in legs for i in t}))
         self.open = _digits(stage)
         self.alias, self.joined = self._joined_copies()
         self.digits: dict[str, Digit] = {}
@@ -224,9 +224,13 @@ class _Builder:
         return [Leaf(-1, (index,)) for index in alone]
 
 
-def _positions(sizes: set[int]) -> int:
-    """The least prime from `TYPICAL` on that divides none of these."""
-    number = TYPICAL
+def prime_beside(number: int, sizes: set[int]) -> int:
+    """The least prime from a number on that divides none of these sizes.
+
+    >>> prime_beside(1, {2, 6}), prime_beside(256, {2, 257})
+    (5, 263)
+    """
+    number = max(number, 2)
     while any(number % k == 0 for k in range(2, math.isqrt(number) + 1)) or any(
         size % number == 0 for size in sizes
     ):

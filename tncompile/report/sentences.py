@@ -25,7 +25,9 @@ def way(plan: StagePlan) -> str:
 
 
 def windows(schedule: Schedule) -> str:
-    """In how many windows."""
+    """In how many windows, or as what else."""
+    if schedule.kind == "tree":
+        return "as a contraction tree"
     count = len(schedule.windows)
     return f"in {count} window{'s' * (count != 1)}"
 
