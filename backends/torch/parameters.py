@@ -76,9 +76,8 @@ def _declared(parameter: Parameter) -> Iterator[str]:
 def _described(parameter: Parameter) -> str:
     """The statement of a parameter and its axes."""
     if parameter.kind is CoreKind.TENSOR:
-        frozen = ", not trained" * parameter.frozen
-        stacked = ": tensor, indices" if parameter.stacked else ": indices"
-        return f"{parameter.statement}{stacked}{frozen}"
+        words = ["stacked by subscript"] * parameter.stacked + ["not trained"] * parameter.frozen
+        return ": ".join([parameter.statement, *[", ".join(words)] * bool(words)])
     axes = _AXES[parameter.kind] if parameter.stacked else "legs of the root"
     return f"{parameter.statement}: {axes}"
 
