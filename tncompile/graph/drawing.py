@@ -60,6 +60,7 @@ TAKEN = frozenset(
         "named_modules",
         "named_parameters",
         "parameters",
+        "prepared",
         "register_backward_hook",
         "register_buffer",
         "register_forward_hook",
