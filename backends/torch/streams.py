@@ -9,7 +9,7 @@ from tncompile.emit.adjoint import adjoint
 from tncompile.emit.program import StreamProgram
 from tncompile.emit.stage import STATE
 from tncompile.graph.ir import Layer
-from tncompile.graph.targets import Conv2d, Target
+from tncompile.graph.targets import Convolution, Target
 
 from .adjoint import adjoint_lines
 from .lowering import lines, load_lines, row_lines
@@ -106,7 +106,7 @@ def _uncrop(shape: tuple[int, ...], extents: tuple[int, ...]) -> str:
 
 def block_view(target: Target) -> BlockView:
     """How blocks of rows of a target's weight are used."""
-    if not isinstance(target, Conv2d):
+    if not isinstance(target, Convolution):
         inputs = target.weight_shape[1]
         return BlockView(
             apply="functional.linear(input, weight)",
@@ -116,10 +116,11 @@ def block_view(target: Target) -> BlockView:
             weight_gradient=f"block.reshape(-1, last - first).mT @ input.reshape(-1, {inputs})",
         )
     options = f"{target.stride!r}, {target.own_padding!r}, {target.dilation!r}"
+    conv = f"conv{target.dimensions}d"
     return BlockView(
-        apply=f"functional.conv2d(input, weight, None, {options})",
-        axis=-3,
+        apply=f"functional.{conv}(input, weight, None, {options})",
+        axis=-1 - target.dimensions,
         cut="[:, first:last]",
-        input_gradient=f"nn.grad.conv2d_input(input.shape, weight, block, {options})",
-        weight_gradient=f"nn.grad.conv2d_weight(input, weight.shape, block, {options})",
+        input_gradient=f"nn.grad.{conv}_input(input.shape, weight, block, {options})",
+        weight_gradient=f"nn.grad.{conv}_weight(input, weight.shape, block, {options})",
     )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer
-from tncompile.graph.targets import Conv2d, Linear
+from tncompile.graph.targets import QKV, Convolution, ConvTranspose2d, Embedding, Linear
 from tncompile.plan.cuts import FORWARD, Section, Sweep, swept_sections
 from tncompile.plan.rows import Action, Row, act, rebased, size
 from tncompile.plan.schedule import (
@@ -59,9 +59,13 @@ class Parts:
 def parts(layer: Layer) -> Parts | str:
     """The three rows of a layer, or why it cannot be contracted."""
     target, axes = layer.target, layer.modes.axes
-    if isinstance(target, Conv2d) and target.groups > 1:
+    if isinstance(target, Convolution) and target.groups > 1:
         return "groups of channels take weights of their own"
-    if not isinstance(target, Linear | Conv2d):
+    if isinstance(target, ConvTranspose2d):
+        return "the positions of a transposed convolution overlap in its output"
+    if isinstance(target, Embedding):
+        return "an index takes a row as it is"
+    if not isinstance(target, Linear | QKV | Convolution):
         return "there is no input"
     if axes is None:
         return "modes straddle the axes of the weight"
@@ -192,7 +196,7 @@ def _meeting(layer: Layer, found: Parts, given: Ref, state: Ref) -> Join | Convo
     target = layer.target
     if is_pointwise(layer):
         return Join(given, state, inner, outer)
-    assert isinstance(target, Conv2d)
+    assert isinstance(target, Convolution)
     extents, kernel = layer.modes.extents[2:], target.weight_shape[2:]
     geometry = (target.stride, target.own_padding, target.dilation)
     return Convolve(given, state, inner, outer, extents, kernel, *geometry)

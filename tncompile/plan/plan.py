@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tncompile.diagnostics import Findings
 from tncompile.diagnostics import planning as errors
 from tncompile.graph.ir import Layer, Program, Stage
-from tncompile.graph.targets import Conv2d
+from tncompile.graph.targets import Convolution, ConvTranspose2d, Embedding
 from tncompile.plan.applications import (
     Generating,
     Stream,
@@ -30,11 +30,13 @@ from tncompile.plan.choose import Choice, Chooser, Progress
 from tncompile.plan.decision import Decision
 from tncompile.plan.generator import crop_works, generator_tape, part_works
 from tncompile.plan.limits import Memory, machine_memory, show_bytes
+from tncompile.plan.lookups import find_rows, lookup_costs, lookups
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.profile import CPU, Profile
 from tncompile.plan.recompute import Recomputation
 from tncompile.plan.results import (
     Application,
+    EntryPlan,
     LayerPlan,
     LiveTensor,
     Plan,
@@ -47,6 +49,7 @@ from tncompile.plan.work import DEFAULT_DTYPE, Machine, Work, total
 
 BATCHES = (1, 16, 64, 256, 1024)
 POSITIONS = (64, 256, 1024, 4096, 16384, 65536)  # of a convolution: images are many positions
+INDICES = (1, 16, 64, 256, 1024, 4096, 16384)  # of an embedding, different ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,8 @@ class Settings:
 
     `seconds` is the time of a thorough search for each stage, None for the fast one. `memory`
     limits layers that have no budget of their own; `batches` are those that layers without
-    a list of their own are planned for, `BATCHES` or `POSITIONS` if None. `stored` are decisions
-    by their keys.
+    a list of their own are planned for, if None `BATCHES`, `POSITIONS` or `INDICES`. `stored`
+    are decisions by their keys.
     """
 
     profile: Profile = CPU
@@ -128,8 +131,7 @@ class _LayerPlanner:
         self.chooser = chooser
         self.machine = chooser.machine
         self.limit = limit
-        usual = POSITIONS if isinstance(layer.target, Conv2d) else BATCHES
-        self.batches = layer.batches or batches or usual
+        self.batches = layer.batches or batches or _usual_batches(layer)
         size = self.machine.itemsize
         self.parameter_bytes = layer.parameter_count * size
         self.room = limit.limit - self.parameter_bytes
@@ -143,7 +145,9 @@ class _LayerPlanner:
         segments = recomputation.cheapest(self.room)
         stream = find_stream(self.layer, self.chooser)
         idle = self._inference_peak(tape, parts)
-        if segments is None:
+        rows = find_rows(self.layer, self.chooser)
+        looked_up = isinstance(rows, EntryPlan) and self.layer.apply != "materialise"
+        if segments is None and not looked_up:
             choices, tape, parts, recomputation = self._sliced(choices, recomputation)
             idle = self._inference_peak(tape, parts)
             segments = recomputation.cheapest(self.room)
@@ -152,16 +156,18 @@ class _LayerPlanner:
             needed = recomputation.peak(segments) if self.limit.training else idle
             if self.limit.training and self.layer.apply != "materialise":
                 stream, needed = self._streamed(stream, schedules[:-1], needed)
+            if isinstance(rows, EntryPlan) and looked_up:
+                needed = min(needed, self._lookup_peak(rows, schedules[:-1]))
             if needed > self.room:
                 self._refuse(tape, parts, needed, findings)
                 return None
         contract = find_contract(self.layer, self.chooser, self.batches, schedules[:-1])
-        wanted = {"contract": contract, "stream": stream}.get(self.layer.apply)
+        wanted = {"contract": contract, "stream": stream, "rows": rows}.get(self.layer.apply)
         if isinstance(wanted, str):
             span, name, mode = self.layer.span, self.layer.name, self.layer.apply
             findings.add(errors.ModeUnavailable(span, name, mode, wanted))
             return None
-        return self._plan(choices, tape, parts, recomputation, segments, contract, stream)
+        return self._plan(choices, tape, parts, recomputation, segments, contract, stream, rows)
 
     def _sliced(self, choices: list[Choice], whole: Recomputation) -> _Sliced:
         """The contraction trees of the layer sliced to smaller and smaller tensors.
@@ -211,6 +217,11 @@ class _LayerPlanner:
                 return best, peak
             rows = (rows + 1) // 2
 
+    def _lookup_peak(self, rows: EntryPlan, hidden: tuple[Schedule, ...]) -> int:
+        """Most bytes alive when the fewest rows that are planned for are looked up."""
+        costs = lookup_costs(self.layer, rows, hidden, self.batches[0], self.machine)
+        return costs[2 if self.limit.training else 0].peak_bytes
+
     def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
         """Most bytes alive when the weight is generated without gradients."""
         return inference_peak(tape, parts, self.machine.itemsize)
@@ -224,6 +235,7 @@ class _LayerPlanner:
         segments: tuple[Segment, ...],
         contract: Schedule | str,
         stream: Stream | str,
+        rows: EntryPlan | str,
     ) -> LayerPlan:
         layer, machine = self.layer, self.machine
         works = [part_works(part) for part in parts]
@@ -242,17 +254,23 @@ class _LayerPlanner:
             machine,
             recomputation.peak(segments),
         )
-        hidden = tuple(c.schedule for c in choices[:-1])
-        unavailable = {"contract": contract, "stream": stream}
-        found = applications(
-            layer,
-            machine,
-            self.batches,
-            Generating(forward, backward, hidden),
-            contract if isinstance(contract, Schedule) else None,
-            stream if isinstance(stream, Stream) else None,
-            self.room if self.limit.training else 2**63,
-        )
+        generating = Generating(forward, backward, tuple(c.schedule for c in choices[:-1]))
+        limit = self.room if self.limit.training else 2**63
+        unavailable: dict[str, object] = {"contract": contract, "stream": stream}
+        row_plan = rows if isinstance(rows, EntryPlan) else None
+        if isinstance(layer.target, Embedding):
+            unavailable["rows"] = rows
+            found = lookups(layer, machine, self.batches, generating, row_plan, self.room, limit)
+        else:
+            found = applications(
+                layer,
+                machine,
+                self.batches,
+                generating,
+                contract if isinstance(contract, Schedule) else None,
+                stream if isinstance(stream, Stream) else None,
+                limit,
+            )
         return LayerPlan(
             layer=layer,
             stages=tuple(
@@ -271,6 +289,7 @@ class _LayerPlanner:
             applications=found,
             crossover_batch=crossover(found),
             entries=self.chooser.entries(layer.stages[-1]),
+            rows=row_plan,
         )
 
     def _stage(
@@ -352,6 +371,17 @@ class _LayerPlanner:
                 origin_label="made here",
             )
         )
+
+
+def _usual_batches(layer: Layer) -> tuple[int, ...]:
+    """The batches that a layer is planned for if nobody says which."""
+    match layer.target:
+        case Convolution() | ConvTranspose2d():
+            return POSITIONS
+        case Embedding():
+            return INDICES
+        case _:
+            return BATCHES
 
 
 def crossover(found: tuple[Application, ...]) -> int | None:
