@@ -55,8 +55,8 @@ for name in module.__all__:
     instance = getattr(module, name)()
     weight = instance() if name.endswith("Weight") else instance.weight
     weight.sum().backward()
-    bias = getattr(instance, "bias", None)
-    assert all(p.grad is not None for p in instance.parameters() if p is not bias)
+    own = dict(instance.named_parameters())
+    assert all(p.grad is not None for name, p in own.items() if not name.endswith("bias"))
 """
 
 

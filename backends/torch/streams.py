@@ -22,8 +22,10 @@ class BlockView:
     """How a block of the weight is used: expressions of input, weight and gradient (`block`).
 
     Outputs of blocks are joined along `axis`; `cut` takes the part of a block from a gradient.
+    `options` are what the expressions call so, none for those of a matrix.
     """
 
+    options: str | None
     apply: str
     axis: int
     cut: str
@@ -109,18 +111,19 @@ def block_view(target: Target) -> BlockView:
     if not isinstance(target, Convolution):
         inputs = target.weight_shape[1]
         return BlockView(
+            options=None,
             apply="functional.linear(input, weight)",
             axis=-1,
             cut="[..., first:last]",
             input_gradient="block @ weight",
             weight_gradient=f"block.reshape(-1, last - first).mT @ input.reshape(-1, {inputs})",
         )
-    options = f"{target.stride!r}, {target.own_padding!r}, {target.dilation!r}"
     conv = f"conv{target.dimensions}d"
     return BlockView(
-        apply=f"functional.{conv}(input, weight, None, {options})",
+        options=f"{target.stride!r}, {target.own_padding!r}, {target.dilation!r}",
+        apply=f"functional.{conv}(input, weight, None, *options)",
         axis=-1 - target.dimensions,
         cut="[:, first:last]",
-        input_gradient=f"nn.grad.{conv}_input(input.shape, weight, block, {options})",
-        weight_gradient=f"nn.grad.{conv}_weight(input, weight.shape, block, {options})",
+        input_gradient=f"nn.grad.{conv}_input(input.shape, weight, block, *options)",
+        weight_gradient=f"nn.grad.{conv}_weight(input, weight.shape, block, *options)",
     )
