@@ -60,10 +60,10 @@ _TRANSPOSED = Signature(
 )
 # Arguments of PyTorch's that a generated table cannot have.
 _NOT_FOR_TABLES = {
-    "max_norm": "rescales the rows of a table in place, and these are made from cores",
+    "max_norm": "rescales rows of a table in place, and these are made from cores",
     "norm_type": "belongs to `max_norm`, which a generated table cannot have",
     "scale_grad_by_freq": "scales gradients row by row, and cores are shared by all rows",
-    "sparse": "gives the gradient of a few rows of a table, and there is none: cores are trained",
+    "sparse": "gives a gradient for some rows of a table, and cores are trained in its place",
 }
 
 Given = Mapping[str, ast.Expression]
@@ -116,8 +116,8 @@ def _embedding(call: ast.Call, scope: Scope) -> TargetCall:
     for argument in call.arguments:
         name = "" if argument.name is None else argument.name.name
         if name in _NOT_FOR_TABLES:
-            reason = f"an `Embedding` has no `{name}` here: it {_NOT_FOR_TABLES[name]}"
-            fail(target_errors.BadTarget(argument.span, reason))
+            reason, why = f"a generated `Embedding` has no `{name}`", _NOT_FOR_TABLES[name]
+            fail(target_errors.BadTarget(argument.span, reason, f"`{name}` {why}"))
     given = _EMBEDDING.bind(call)
     rows, features = (scope.integer(given[n], f"`{n}`") for n in _EMBEDDING.names[:2])
     padding = None
@@ -217,7 +217,8 @@ class _ConvolutionReader:
             return self._sizes("padding", 0, 0)
         padding = self.scope.string(node, "`padding`")
         if padding not in ("same", "valid"):
-            wanted = f'`"same"`, `"valid"`, {self._wanted("")}'
+            joined = " or" if self.dimensions == 1 else ","
+            wanted = f'`"same"`, `"valid"`{joined} {self._wanted("")}'
             fail(errors.WrongType(node.span, "`padding`", wanted, f'"{padding}"'))
         return padding
 
