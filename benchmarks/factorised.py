@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.networks import VALUE_TOLERANCE, Network, compare
-from benchmarks.peers import UnavailableError, import_peer, opt_einsum
+from benchmarks.networks import VALUE_TOLERANCE, Network, compare, compile_text
+from benchmarks.peers import import_peer, opt_einsum
 from benchmarks.runs import Apply, Run, failure, forward_call, training_call
 from benchmarks.timing import Call
 
 BATCHES = (1, 16, 64, 256, 1024)
 DENSE, MATERIALISED, OURS = "dense", "materialised", "tncompile"
-NOT_YET = "not yet: the language has no drawn networks"
 
 Cores = tuple[Tensor, ...]
 Way = tuple[Apply, tuple[Tensor, ...]]  # the layer, and its parameters
@@ -61,8 +60,17 @@ def materialised(cores: Cores, batch: int) -> Way:
 
 
 def tncompile_layer(cores: Cores, batch: int) -> Way:
-    """The layer that tncompile makes."""
-    raise UnavailableError(NOT_YET)
+    """The layer that tncompile makes, planned for all batches at once."""
+    modes = ", ".join(str(core.shape[1]) for core in cores)
+    bond, size = cores[0].shape[3], math.prod(core.shape[1] for core in cores)
+    layer = compile_text(
+        f"layer a : Linear({size}, {size}, bias = false) from MPO({bond})"
+        f" {{ modes = [o as ({modes}), i as ({modes})]  batch = {BATCHES} }}\n"
+    ).A()
+    with torch.no_grad():
+        for parameter, core in zip(layer.parameters(), cores, strict=True):
+            parameter.copy_(core.reshape(parameter.shape))
+    return layer, tuple(layer.parameters())
 
 
 def opt_einsum_layer(cores: Cores, batch: int) -> Way:

@@ -168,4 +168,4 @@ def _factorised(data: Data) -> Iterator[Goal]:
             found, note = min(ratios)
             yield Goal(name, found, EVEN, least=True, note=note)
         else:
-            yield Goal(name, None, EVEN, least=True, note=factorised.NOT_YET)
+            yield Goal(name, None, EVEN, least=True, note="no way to compare with")

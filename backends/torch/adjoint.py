@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tncompile.emit.adjoint import Adjoint, CoreGradient, Pull
-from tncompile.emit.stage import StageProgram
+from tncompile.emit.stage import INPUT, StageProgram, identifier
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -200,7 +200,8 @@ class _Writer:
                 shape = (*lead, step.inner, step.rows)
                 one, other = b, f"{g}.mT"
             code, equation = product.format(one, other), f"dA = dY B^T, of {pull.values[0]}"
-            yield from self._stored(d_left, code, shape, step.left_arrangement, equation)
+            text = self._stored(d_left, code, shape, step.left_arrangement, equation)
+            yield from _if_wanted(pull.values[0], text)
         if d_right is not None:
             shape = (*lead, step.inner, step.columns)
             one, other = _turned(a), g
@@ -208,7 +209,8 @@ class _Writer:
                 shape = (*lead, step.columns, step.inner)
                 one, other = f"{g}.mT", a
             code, equation = product.format(one, other), f"dB = A^T dY, of {pull.values[1]}"
-            yield from self._stored(d_right, code, shape, step.right_arrangement, equation)
+            text = self._stored(d_right, code, shape, step.right_arrangement, equation)
+            yield from _if_wanted(pull.values[1], text)
 
     def _stored(
         self, name: str, code: str, shape: Shape, arrangement: Arrangement, equation: str
@@ -235,7 +237,8 @@ class _Writer:
         (result,) = pull.results
         if result is not None:
             g = pull.gradient
-            yield from self._back(result, self.sources.get(g, g), arrangement)
+            text = self._back(result, self.sources.get(g, g), arrangement)
+            yield from _if_wanted(pull.values[0], text)
 
     def _select(self, pull: Pull, step: Select) -> Iterator[str]:
         """All slices but one have no gradient."""
@@ -252,7 +255,7 @@ class _Writer:
 def _core_lines(core: CoreGradient, shapes: dict[str, Shape | None]) -> Iterator[str]:
     """The gradients of a parameter's cores, in the shape and order of the parameter."""
     parameter, load = core.parameter, core.load
-    name = f"d{parameter.name}"
+    name = f"d{identifier(parameter)}"
     wanted: Shape = (-1,) if load.rows is None else (load.rows, load.columns)
 
     def shaped(use: str) -> str:
@@ -272,6 +275,15 @@ def _core_lines(core: CoreGradient, shapes: dict[str, Shape | None]) -> Iterator
         yield from spread(f"{name} = (", items, ")", 1).split("\n")
         line = f"{name} = torch.stack({name}){after}"
     yield line
+
+
+def _if_wanted(value: str, text: Iterator[str]) -> Iterator[str]:
+    """Lines of the gradient of an input, which may not be wanted; of anything else as they are."""
+    if value != INPUT:
+        yield from text
+        return
+    yield "if wanted[0]:"
+    yield from (f"    {line}" for part in text for line in part.split("\n"))
 
 
 def _text(shape: Shape) -> str:

@@ -9,6 +9,7 @@ from textwrap import wrap
 
 from tncompile.emit import clean_comment
 from tncompile.emit.entries import EntryInstruction, EntryProgram, NamedGathering
+from tncompile.emit.stage import attribute
 from tncompile.plan.entries import Take
 from tncompile.plan.positions import Digit
 from tncompile.plan.schedule import Arrangement, Contract, Identity, Ones, Rearrange
@@ -23,7 +24,7 @@ def entry_lines(program: EntryProgram) -> Iterator[str]:
     """
     yield "n = flat.shape[0]"
     for name, parameter in program.loads:
-        yield f"{name} = self.{parameter.name}.unbind()"
+        yield f"{name} = {attribute(parameter)}.unbind()"
     sizes = _Sizes(program.schedule.positions)
     for gathering in program.gatherings:
         yield from _gathering_lines(gathering, sizes)
@@ -134,9 +135,9 @@ def _gathering_lines(named: NamedGathering, sizes: _Sizes) -> Iterator[str]:
         code = f"flat // right.unsqueeze(1) % {digit.size}" + (f" * {weight}" * (weight > 1))
         yield from commented(f"digit = {'digit + ' * (number > 0)}{code}", f"({count}, n)")
     yield f"rows = {legs} * slots.unsqueeze(1) + digit"
-    stack = parameter.shape[0]
-    core = f"self.{parameter.name}"
-    view = _view(core, arrangement, (stack * legs, rest), sizes, (stack,), together=True)
+    stack = parameter.shape[0] if parameter.stacked else 1
+    whole, core = (stack * legs, rest), attribute(parameter)
+    view = _view(core, arrangement, whole, sizes, (stack,), together=True)
     index = ".index_select(0, rows.reshape(-1))"
     yield from _fitted(name, view, index, f"({count} * n, {rest})")
     yield from commented(

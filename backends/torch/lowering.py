@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 
 from tncompile.emit.program import StreamProgram
@@ -42,7 +42,9 @@ def load_lines(loads: Iterable[Load], again: bool = False) -> Iterator[str]:
             if parameter.stacked:
                 yield f"{name} = {name}.unbind()"
             continue
-        assert parameter.stacked
+        if not parameter.stacked:
+            yield from _single_load(load, again)
+            continue
         count = parameter.shape[0]
         if not load.transposed:
             yield f"{name} = {name}.reshape({count}, {load.rows}, {load.columns}).unbind()"
@@ -52,6 +54,16 @@ def load_lines(loads: Iterable[Load], again: bool = False) -> Iterator[str]:
             copied = f"{name}.reshape({count}, {load.columns}, {load.rows}).mT.contiguous()"
             comment = f"{count} x ({load.rows}, {load.columns})"
             yield from commented(f"{name} = keep({copied}).unbind()", comment)
+
+
+def _single_load(load: Load, again: bool) -> Iterator[str]:
+    """A parameter that is a core of its own, as a matrix."""
+    name, rows, columns = load.name, load.rows, load.columns
+    if not load.transposed:
+        yield f"{name} = {name}.reshape({rows}, {columns})"
+    elif not again:
+        copied = f"{name}.reshape({columns}, {rows}).mT.contiguous()"
+        yield from commented(f"{name} = keep({copied})", f"({rows}, {columns})")
 
 
 def lines(instructions: Iterable[Instruction], like: str, batch: str = "n") -> Iterator[str]:
@@ -107,8 +119,15 @@ def _rearrange(
         yield f"{result} = keep({result}.reshape(-1))"
 
 
-def biased_lines(instructions: Iterable[Instruction], batch: str) -> Iterator[str]:
-    """Lines of the last product of contract mode, added to the bias: one new value, not two."""
+def biased_lines(instructions: Sequence[Instruction], batch: str, result: str) -> Iterator[str]:
+    """Lines of the last product of contract mode, added to the bias: one new value, not two.
+
+    A tree whose last product has the outputs in another order adds the bias to its `result`.
+    """
+    if isinstance(instructions[-1].step, Contract | Rearrange):
+        yield from lines(instructions, "", batch)
+        yield f"{instructions[-1].result} = {result} + bias"
+        return
     (instruction,) = instructions
     step, given = instruction.step, list(instruction.operands)
     code, shape = _code(step, given, batch)

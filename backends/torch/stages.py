@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from tncompile.emit import clean_comment
 from tncompile.emit.adjoint import adjoint
-from tncompile.emit.stage import INPUT, STATE, Instruction, StageProgram
+from tncompile.emit.stage import (
+    INPUT,
+    STATE,
+    Instruction,
+    StageProgram,
+    attribute,
+    identifier,
+)
 from tncompile.graph.ir import Layer
 from tncompile.graph.network import root_wire_count
 from tncompile.plan.schedule import Convolve
@@ -16,7 +24,7 @@ from tncompile.plan.schedule import Convolve
 from . import activations
 from .adjoint import adjoint_lines
 from .lowering import OUTPUTS, biased_lines, lines, load_lines
-from .text import names
+from .text import WIDTH, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class StageView:
     class_name: str
     function: str
     number: int
-    statements: str
+    statements: tuple[str, ...]
     wires_in: int
     wires_out: int
     forward: str
@@ -103,7 +111,7 @@ def stage_view(
     activation = stage.activation
     formula = None if activation is None else activations.formula(activation)
     learnt = () if activation is None else tuple(p.name for p in activation.parameters)
-    own = tuple(p.name for p in program.parameters)
+    own = tuple(identifier(p) for p in program.parameters)
     states = (*([INPUT] * program.takes_input), *([STATE] * bool(stage.incoming)))
     like = like_of(program)
     sliced = bool(schedule.slices)
@@ -125,27 +133,27 @@ def stage_view(
     prepared: list[str] = []
     if program.takes_input:
         prepared, begin = [*loads, *lines(first, like)], [*lines(head, like)]
-    last = schedule.steps[-1]
     backward = adjoint(program)
     seed = backward.seeds[0][1]
     again_lines = load_lines((*program.start, *program.loads), again=True)
     source = {seed: "g"} if formula is None or sliced else {}
     pulled = [*again_lines, *adjoint_lines(program, backward, source)]
     pulled[:0] = count
+    outputs_size = layer.modes.generated // math.prod(layer.modes.extents[1:])
     result = f"{program.result}.reshape(-1)"
     if program.takes_input:
-        result = f"{INPUT}.reshape({'*out' if convolved else 'n'}, {math.prod(last.shape)})"
+        result = f"{program.result}.reshape({'*out' if convolved else 'n'}, {outputs_size})"
     return StageView(
         class_name=class_name,
         function=function_name(layer, suffix or f"Layer{stage.number}"),
         number=stage.number,
-        statements=clean_comment("; ".join(program.statements)),
+        statements=tuple(wrap(clean_comment("; ".join(program.statements)) + ".", WIDTH)),
         wires_in=len(stage.incoming) or root_wire_count(stage),
         wires_out=len(stage.outgoing),
         forward="slice" if sliced else "run" if activation is None else "linear",
         arguments=(*states, *own),
         learnt=learnt,
-        given=(*states, *(f"self.{name}" for name in own)),
+        given=(*states, *map(attribute, program.parameters)),
         learnt_given=tuple(f"self.act{stage.number}.{name}" for name in learnt),
         prepared_lines=flat(prepared),
         prepared_names=handed,
@@ -153,7 +161,7 @@ def stage_view(
         lines=flat(begin),
         count=tuple(count),
         tail=flat(lines(tail, like, tail_batch)),
-        biased_tail=flat(biased_lines(tail, outputs)) if program.takes_input else (),
+        biased_tail=flat(biased_lines(tail, outputs, result)) if program.takes_input else (),
         tail_names=names(_free_names(tail)) if tail else "",
         result=result,
         activation_name="linear" if activation is None else activation.name,
@@ -175,9 +183,9 @@ def stage_view(
             [*map(state_gradient, states), *(f"d{n}" for n in own)]
             + [f"d{n}" for n in learnt if not sliced]
         ),
-        carriers=_tuple([f"self.{p.name}" for p in program.carriers]),
+        carriers=_tuple([attribute(p) for p in program.carriers]),
         carrier_uses=program.carrier_uses,
-        bias_gradient=f"g.reshape(-1, {math.prod(last.shape)}).sum(0)" if convolved else "g.sum(0)",
+        bias_gradient=f"g.reshape(-1, {outputs_size}).sum(0)" if convolved else "g.sum(0)",
         slice_count=math.prod(schedule.slices) if sliced else 0,
     )
 

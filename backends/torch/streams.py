@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tncompile.emit.adjoint import adjoint
 from tncompile.emit.program import StreamProgram
-from tncompile.emit.stage import STATE
+from tncompile.emit.stage import STATE, attribute, identifier
 from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Convolution, Target
 
@@ -68,7 +68,7 @@ def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
     """The last stage in blocks."""
     program = stream.stage
     backward = adjoint(program, (stream.matrix, stream.operand))
-    own = [p.name for p in program.parameters]
+    own = [identifier(p) for p in program.parameters]
     states = [STATE] * bool(program.stage.incoming)
     begin = [*load_lines(program.start), *load_lines(program.loads)]
     shape, extents = layer.target.weight_shape, layer.modes.extents
@@ -76,7 +76,7 @@ def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
         class_name=f"_{layer.class_name}Stream",
         function=function_name(layer, "Stream"),
         arguments=(*states, *own),
-        given=(*states, *(f"self.{name}" for name in own)),
+        given=(*states, *map(attribute, program.parameters)),
         lines=flat([*begin, *lines(program.instructions, like_of(program))]),
         row_lines=flat(row_lines(stream, shape, extents)),
         uncrop=_uncrop(shape, extents),

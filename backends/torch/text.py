@@ -11,9 +11,11 @@ _LONG_SHAPE = 12
 def shape_text(shape: tuple[int, ...]) -> str:
     """A shape as the arguments of a call; long runs of one size are shortened.
 
-    >>> shape_text((2, 3)), shape_text((2,) * 20)
-    ('2, 3', '(2,) * 20')
+    >>> shape_text((2, 3)), shape_text((2,) * 20), shape_text(())
+    ('2, 3', '(2,) * 20', '()')
     """
+    if not shape:
+        return "()"
     if len(shape) > _LONG_SHAPE and len(set(shape)) == 1:
         return f"({shape[0]},) * {len(shape)}"
     return ", ".join(map(str, shape))

@@ -10,7 +10,7 @@ from textwrap import wrap
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
 from tncompile.emit.entries import EntryProgram
 from tncompile.emit.program import Run
-from tncompile.graph.ir import CoreKind, Init, Modes, NearIdentity, Normal, Parameter, Uniform
+from tncompile.graph.ir import Modes, NearIdentity
 from tncompile.graph.targets import Biased
 from tncompile.plan import LayerPlan
 from tncompile.plan.contract import is_pointwise
@@ -19,6 +19,7 @@ from tncompile.plan.schedule import Convolve, Identity, Kron, Ones, Schedule, tr
 
 from . import activations
 from .entries import entry_lines
+from .parameters import ParameterView, in_order, parameter_views
 from .runs import RunView, run_view
 from .stages import StageView, stage_view
 from .streams import StreamView, stream_view
@@ -26,28 +27,6 @@ from .targets import TargetView, target_view
 from .text import shape_text
 
 _COMMENT_WIDTH = 90
-_DRAWN: dict[type, str] = {
-    Normal: "normal, deviation",
-    Uniform: "uniform, bound",
-    NearIdentity: "identity and noise of deviation",
-}
-_AXES = {
-    CoreKind.ROOT: "wire, leg",
-    CoreKind.EXPAND: "core, parent, children",
-    CoreKind.MAP: "core, parent, child",
-    CoreKind.MIX: "core, out, out, in, in",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterView:
-    """A parameter of a generator: its declaration and how it is initialised."""
-
-    name: str
-    shape: str
-    comment: str
-    init: str
-    init_comment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +208,7 @@ def _schedules(plan: LayerPlan) -> list[Schedule]:
 def _layer(program: LayerProgram) -> LayerView:
     layer = program.layer
     target, shape = layer.target, layer.target.weight_shape
-    names = [p.name for p in layer.parameters]
+    names = in_order([p.name for p in layer.parameters])
     for stage in layer.stages:
         if stage.activation is not None:
             names += [f"act{stage.number}.{p.name}" for p in stage.activation.parameters]
@@ -252,7 +231,7 @@ def _layer(program: LayerProgram) -> LayerView:
         target=str(target).replace('"', "'"),
         kind=target.kind,
         declaration=tuple(wrap(clean_comment(declaration), _COMMENT_WIDTH)),
-        parameters=tuple(_parameter(p) for p in layer.parameters),
+        parameters=parameter_views(layer.parameters),
         core_names=tuple(names),
         parameter_count=layer.parameter_count,
         dense_count=layer.dense_parameter_count,
@@ -343,26 +322,3 @@ def _mode_tables(plan: LayerPlan, used: set[str]) -> tuple[str, ...]:
         pairs = ", ".join(f'({batch}, "{mode}")' for batch, mode in changes)
         found.append(f"{name} = ({pairs}{',' if len(changes) == 1 else ''})")
     return tuple(found)
-
-
-def _parameter(parameter: Parameter) -> ParameterView:
-    axes = _AXES[parameter.kind] if parameter.stacked else "legs of the root"
-    return ParameterView(
-        name=parameter.name,
-        shape=shape_text(parameter.shape),
-        comment=clean_comment(f"{parameter.statement}: {axes}"),
-        init=_init(f"self.{parameter.name}", parameter.init),
-        init_comment=f"{_DRAWN[type(parameter.init)]} {parameter.init.formula}",
-    )
-
-
-def _init(name: str, init: Init) -> str:
-    match init:
-        case Normal():
-            return f"nn.init.normal_({name}, std={init.std!r})"
-        case Uniform():
-            return f"nn.init.uniform_({name}, {-init.bound!r}, {init.bound!r})"
-        case NearIdentity():
-            return f"_near_identity_({name}, {init.size}, std={init.std!r})"
-        case _:
-            raise AssertionError("activations initialise their own parameters")

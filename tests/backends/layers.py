@@ -1,8 +1,8 @@
 """The layers that tests of PyTorch's features run through: small, one of every kind.
 
-Each has a row of cores (`tests.reference`) as its independent meaning, and says by its name
-what it is there for; `test_zoo` checks that it still is. Cores are drawn large enough
-that no gradient is small, in float64 unless a test says otherwise.
+Each has a row of cores (`tests.reference`) or a drawn network (`tests.drawn`) as its independent
+meaning, and says by its name what it is there for; `test_zoo` checks that it still is. Cores are
+drawn large enough that no gradient is small, in float64 unless a test says otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 import tncompile
 from tests.decoders import decoder_row
+from tests.drawn import Drawn, Part, Tile
 from tests.plan.compiling import planned
 from tests.reference import Row, Statement
 from tncompile.diagnostics import DiagnosticError
@@ -38,7 +39,7 @@ class Case:
 
     target: str
     source: str
-    row: Row
+    row: Row | Drawn
     activation: str
     sample: tuple[int, ...] | None
     settings: str = ""
@@ -47,8 +48,9 @@ class Case:
     @property
     def text(self) -> str:
         """The `.tn` source; topologies that the language does not bring are the row's own."""
-        own = self.row.text(self.activation).partition("layer a")[0] if self.source == "T" else ""
-        source = "T()" if self.source == "T" else self.source
+        written = self.source in ("T", "N")
+        own = self.row.text(self.activation).partition("layer a")[0] if written else ""
+        source = f"{self.source}()" if written else self.source
         return (
             f"{own}layer a : {self.target} from {source} {{ activation = {self.activation}"
             f"  modes = fold(radix = {self.row.radix})  bond = {self.row.bond}"
@@ -105,6 +107,34 @@ _DISTANT = Row(
         (_pairs("pairs (1, 3)", (1, 3)),),
     ),
     2,
+    2,
+)
+# Names with dots, a shared tensor, a hyperedge, a trace, constants.
+_NETWORK = Drawn(
+    (
+        Part(
+            (
+                Tile("F", 1, ("f[1]", "h[1]")),
+                Tile("F", 2, ("f[1]", "h[2]", "f[2]")),
+                Tile("F", 3, ("f[2]", "h[3]", "f[3]", "f[3]")),
+                Tile("ones", None, ("h[1]",)),
+            ),
+            ("h[1]", "h[2]", "h[3]"),
+        ),
+        Part(
+            (
+                Tile("weight", None, ("r",)),
+                Tile("G", 1, ("h[1]", "r", "leg[1]")),
+                Tile("G", 2, ("leg[3]", "h[2]", "r", "leg[2]")),
+                Tile("identity", None, ("h[3]", "e")),
+                Tile("G", 3, ("e", "r", "leg[4]")),
+                Tile("H", None, ("r", "s")),
+                Tile("H", None, ("s", "leg[5]")),
+            ),
+            ("leg[1]", "leg[2]", "leg[3]", "leg[4]", "leg[5]"),
+        ),
+    ),
+    {"h[1]": 2, "h[2]": 3, "h[3]": 2, "f[1]": 3, "f[2]": 2, "f[3]": 2, "r": 2, "e": 2, "s": 2},
     2,
 )
 _POLYADIC = Row("diagonal", 5, ((_map(5, shared=True),), (_map(5),)), 2, 8)
@@ -206,6 +236,7 @@ CASES = {
     ),
     "wall": Case("Linear(8, 4)", "BrickWall(2)", _wall(5, 2), "gelu", (8,)),
     "tree": Case("Linear(6, 5)", "T", _DISTANT, "identity", (6,), "apply = materialise"),
+    "drawn": Case("Linear(6, 5)", "N", _NETWORK, "swish", (6,), "apply = materialise"),
     "recomputed": Case(
         "Linear(8, 4)",
         "BrickWall(3)",
@@ -230,6 +261,7 @@ MODES = [
     "conv_stream",
     "conv_contract",
     "tree",
+    "drawn",
     "recomputed",
     "sliced",
 ]

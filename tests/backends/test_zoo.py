@@ -27,7 +27,7 @@ def test_every_way_to_carry_out_a_layer_is_there() -> None:
     plans = {name: planned(case.text, case.budget) for name, case in CASES.items()}
     for name, plan in plans.items():
         kinds = {stage.schedule.kind for stage in plan.stages}
-        assert ("tree" in kinds) == (name in ("tree", "sliced")), name
+        assert ("tree" in kinds) == (name in ("tree", "drawn", "sliced")), name
         # Slices are not ruled out beside recomputation; elsewhere everything is kept.
         assert bool(plan.training.recomputed) in {name == "recomputed", name == "sliced"}, name
         sliced = any(stage.schedule.slices for stage in plan.stages)

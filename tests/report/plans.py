@@ -31,7 +31,19 @@ HOSTILE = """topology T(n) { root ones(n)  map all  expand first 1 into 3  mix p
 }
 layer a : Tensor(2, 2, 2, 2, 2, 2) from T(4) { replaces = "</script><b x='y'>&amp;\\" ]]>" }
 """
+DRAWN = """layer grid : Linear(64, 64) from PEPS(height = 3, rank = 2) { activation = gelu }
+network Staged(rank) {
+    stage (h[1..3]: rank) { Top(h[1..3], t, t, e)  w(t, e)  u(e) }
+    for k in 1..3 { P[k](h[k], r, leg[2 * k - 1..2 * k], f[k]) }
+    diagonal(f[1], f[2], f[3])  s()
+}
+layer staged : Linear(8, 8) from Staged(rank = 3) { activation = tanh }
+layer operator : Linear(15, 24) from MPO(rank = 4) {
+    modes = [interleave(o as (4, 6), i as (3, 5))]
+}
+"""
 ALL = {
+    "drawn": DRAWN,
     "mera": MERA,
     "ttn": TTN,
     "wall": WALL,

@@ -55,7 +55,8 @@ def test_stages_meet_wire_by_wire(text: str) -> None:
             for out, into in zip(above.stage.outgoing, below.stage.incoming, strict=True):
                 assert leave[out.name] == enter[into.name]
         last = {w.name: w.position for w in stages[-1].wires}
-        assert [last[i.name] for i in stages[-1].stage.outgoing] == list(
+        places = plan.layer.modes.places
+        assert [last[stages[-1].stage.outgoing[mode].name] for mode in places] == list(
             range(plan.layer.modes.order)
         )
 

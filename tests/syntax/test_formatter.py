@@ -84,17 +84,55 @@ statements: st.SearchStrategy[ast.Statement] = st.recursive(
     ),
     max_leaves=6,
 )
+ranges = st.builds(lambda a, b: ast.Range(SPAN, a, b), expressions, expressions)
+subscripts = st.lists(st.one_of(expressions, ranges), max_size=3).map(tuple)
+indices = st.builds(
+    lambda n, s, z: ast.IndexUse(SPAN, n, s, z), identifiers, subscripts, st.none() | expressions
+)
+tensors = st.builds(
+    lambda s, f, n, k, i, v: ast.Draw(SPAN, s, f, n, k, tuple(i), v),
+    st.booleans(),
+    st.booleans(),
+    identifiers,
+    subscripts,
+    st.lists(indices, max_size=4),
+    st.none() | expressions,
+)
+drawings: st.SearchStrategy[ast.Drawing] = st.recursive(
+    st.one_of(lets, tensors),
+    lambda inner: st.one_of(
+        st.builds(
+            lambda n, r, b: ast.For(SPAN, n, r, tuple(b)),
+            identifiers,
+            ranges,
+            st.lists(inner, max_size=3),
+        ),
+        st.builds(
+            lambda i, b: ast.StageBlock(SPAN, tuple(i), tuple(b)),
+            st.lists(indices, min_size=1, max_size=2),
+            st.lists(inner, max_size=3),
+        ),
+    ),
+    max_leaves=6,
+)
+parameters = st.lists(
+    st.builds(lambda n, d: ast.Parameter(SPAN, n, d), identifiers, st.none() | expressions),
+    max_size=3,
+).map(tuple)
 items: st.SearchStrategy[ast.Item] = st.one_of(
     lets,
     strings.map(lambda s: ast.Import(SPAN, s)),
     st.builds(
-        lambda n, p, b: ast.Topology(SPAN, n, tuple(p), tuple(b)),
+        lambda n, p, b: ast.Topology(SPAN, n, p, tuple(b)),
         identifiers,
-        st.lists(
-            st.builds(lambda n, d: ast.Parameter(SPAN, n, d), identifiers, st.none() | expressions),
-            max_size=3,
-        ),
+        parameters,
         st.lists(statements, max_size=4),
+    ),
+    st.builds(
+        lambda n, p, b: ast.Network(SPAN, n, p, tuple(b)),
+        identifiers,
+        parameters,
+        st.lists(drawings, max_size=4),
     ),
     st.builds(
         lambda n, t, s, g: ast.Layer(SPAN, n, t, s, tuple(g)),
@@ -132,6 +170,19 @@ def test_examples_are_canonical(path: Path) -> None:
 
 def test_the_standard_library_is_canonical() -> None:
     assert format_file(standard().file) == standard().file.source.text
+
+
+def test_long_tensors_are_broken() -> None:
+    index = "a_rather_long_name[k, max(k - 1, 1)..k - 1]: rank"
+    text = (
+        "network N(rank) {\n    for k in 1..2 {\n        G[k](\n"
+        f"            {index},\n            {index},\n            {index}\n"
+        "        ) init normal(0.1)  # said\n    }\n}\n"
+    )
+    flat = " ".join(text.replace("# said", "").split())
+    assert format_file(parse(SourceFile("t", text))) == text
+    again = format_file(parse(SourceFile("t", flat)))
+    assert again == text.replace("  # said", "")
 
 
 def test_comments_stay_where_they_were() -> None:

@@ -50,8 +50,11 @@ def errors(text: str) -> list[str]:
 
 
 def test_one_run_reports_every_broken_item() -> None:
-    text = "let a = \nlayer b : L(\ntopology c( {\nlayer last : L() from T()\nlet fine = 1\n"
-    assert errors(text) == ["E0106", "E0106", "E0106", "E0109"]
+    text = (
+        "let a = \nlayer b : L(\ntopology c( {\nlayer last : L() from T()\n"
+        "network d() { G( }\nlet fine = 1\n"
+    )
+    assert errors(text) == ["E0106", "E0106", "E0106", "E0109", "E0106"]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,9 @@ def test_one_run_reports_every_broken_item() -> None:
         ("let a = " + "2^" * 10_000 + "1", "E0107"),
         ("let a = " + "+".join("1" * 10_000), "E0107"),
         ("topology T() { " + "last { " * 10_000 + "}" * 10_001, "E0107"),
+        ("network N() { " + "for k in 1..2 { " * 10_000 + "}" * 10_001, "E0107"),
+        ("network N() { G(" + "a[" * 10_000 + "1" + "]" * 10_000 + ") }", "E0107"),
+        ("network N() { G(a[" + "(" * 10_000 + "1" + ")" * 10_000 + "]) }", "E0107"),
         ("let a = " + "9" * 10_000, "E0108"),
         ("let a = 1e99999", "E0108"),
         ("let a = 1\0", "E0103"),

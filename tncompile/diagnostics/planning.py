@@ -54,6 +54,31 @@ class ModeUnavailable(Diagnostic):
 
 
 @dataclass(frozen=True)
+class WeightDoesNotFit(Diagnostic):
+    """A weight too large to be made, of a layer that does without it."""
+
+    code: ClassVar = "W0503"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = (
+        "generating the weight of `{name}` takes {needed}, more than {limit}, {reason}"
+    )
+    label: ClassVar = "can be applied, but not generated"
+    name: str
+    needed: str
+    limit: str
+    reason: str
+    looked_up: bool = False
+
+    def notes(self) -> tuple[str, ...]:
+        if self.looked_up:
+            return ("rows are looked up one by one, so that the layer never makes its weight",)
+        return ("inputs join the network, so that the layer never makes its weight",)
+
+    def helps(self) -> tuple[str, ...]:
+        return (f"`.weight` takes a budget of {self.needed}",)
+
+
+@dataclass(frozen=True)
 class PlanCacheTrouble(Diagnostic):
     """A plan cache that is of no use; plans are searched for as if there were none."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tncompile.emit.stage import INPUT, STATE, Load, StageProgram, is_batched
+from tncompile.emit.stage import INPUT, STATE, Load, StageProgram, identifier, is_batched
 from tncompile.graph.ir import Parameter
 from tncompile.plan.schedule import (
     CoreMatrix,
@@ -94,8 +94,8 @@ class _Adjoint:
         if isinstance(step, CoreMatrix | CoreTensor):
             name = "d" + value.replace("[", "_").rstrip("]")
             # `dV1_2` is that of `V1[2]`, unless there is a parameter `V1_2`.
-            taken = {*self.names.values(), *(f"d{p.name}" for p in self.program.parameters)}
-            taken -= {name} if "_" not in name else set()
+            parameters = {f"d{identifier(p)}" for p in self.program.parameters}
+            taken = {*self.names.values(), *(parameters if "[" in value else parameters - {name})}
             uses = (name, *(f"{name}_use{k}" for k in range(2, len(self.steps) + 2)))
             return next(n for n in uses if n not in taken)
         if value[0] == STATE or isinstance(step, State):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from tncompile.emit.stage import STATE
+from tncompile.emit.stage import STATE, attribute, identifier
 from tncompile.graph.ir import Core, Parameter, Stage
 from tncompile.plan.entries import EntrySchedule, EntryStep, Gathered, entry_operands
 from tncompile.plan.positions import Gathering
@@ -111,14 +111,14 @@ class _Naming:
             loads=tuple(self.loads.items()),
             gatherings=gatherings,
             instructions=tuple(instructions),
-            like=f"self.{first}",
+            like=attribute(self.parameters[first]),
             result=names[-1],
         )
 
     def _gathering(self, gathering: Gathering) -> NamedGathering:
         parameter = self.parameters[gathering.parameter]
         (first, *more) = gathering.cores
-        core = f"self.{parameter.name}" if more else self._core(self.cores[first])
+        core = attribute(parameter) if more else self._core(self.cores[first])
         name = parameter.name
         if parameter.stacked:
             name += f"[{slot_text([slot or 0 for slot in gathering.slots])}]"
@@ -128,8 +128,8 @@ class _Naming:
         """The name of a core, loaded with its parameter if it is one of several."""
         assert core.parameter is not None
         if core.slot is None:
-            return f"self.{core.parameter}"
-        name = core.parameter
+            return attribute(self.parameters[core.parameter])
+        name = identifier(self.parameters[core.parameter])
         while name in self.taken and name not in self.loads:
             name += "_"
         self.taken.add(name)

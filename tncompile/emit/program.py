@@ -15,7 +15,37 @@ from tncompile.emit.entries import EntryProgram, entry_program
 from tncompile.emit.stage import StageLowering, StageProgram
 from tncompile.graph.ir import Layer, Parameter
 from tncompile.plan import Decision, LayerPlan, Plan
+from tncompile.plan.joined import with_sizes
 from tncompile.plan.schedule import Apply, Ref, Schedule
+
+
+class Times(int):
+    """So many times the batch, a size that is known when the module runs: prints as code.
+
+    As a number it is that many times the one that stands for the batch in a plan.
+
+    >>> print(Times.of(1, 257), Times.of(8, 257), (Times.of(2, 257), 3), Times.of(1, 257) == 1)
+    n 8 * n (2 * n, 3) False
+    """
+
+    count: int
+
+    @classmethod
+    def of(cls, count: int, batch: int) -> Times:
+        """So many times a batch that this number stands for."""
+        made = cls(count * batch)
+        made.count = count
+        return made
+
+    def __str__(self) -> str:
+        """The size in code and comments."""
+        return "n" if self.count == 1 else f"{self.count} * n"
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        """As it prints."""
+        return format(str(self), spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +160,9 @@ def _layer(plan: LayerPlan) -> LayerProgram:
     last = plan.stages[-1]
     contract = None
     if plan.contract is not None:
-        contract = StageLowering(replace(last, schedule=plan.contract), parameters).run()
+        stands = plan.contract.batch
+        schedule = with_sizes(plan.contract, lambda count: Times.of(count, stands))
+        contract = StageLowering(replace(last, schedule=schedule), parameters).run()
     recomputed = set(plan.training.recomputed)
     return LayerProgram(
         plan=plan,

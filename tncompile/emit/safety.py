@@ -125,6 +125,7 @@ _LIBRARY_NAMES = frozenset(
         "math.sqrt",
         "nn.Module",
         "nn.Parameter",
+        "nn.ParameterDict",
         "nn.grad.conv1d_input",
         "nn.grad.conv1d_weight",
         "nn.grad.conv2d_input",

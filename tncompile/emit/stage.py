@@ -7,6 +7,7 @@ an input its name `y`; matrices `k…` and values of a tree `t…` have names of
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 from itertools import count
 
@@ -113,6 +114,22 @@ class StageProgram:
         return sum(p.uses for p in self.carriers)
 
 
+def identifier(parameter: Parameter) -> str:
+    """What functions call a parameter; `G.1`, which is no identifier, is `G_1`.
+
+    Their own values have names with small letters in front.
+    """
+    name = parameter.name.replace(".", "_")
+    own = name[0].isupper() and not hasattr(builtins, name)
+    return name if own or parameter.kind is not CoreKind.TENSOR else f"core_{name}"
+
+
+def attribute(parameter: Parameter) -> str:
+    """Where a generator holds a parameter: `self.G`, or `self.G["1"]` for `G.1`."""
+    owner, _, key = parameter.name.partition(".")
+    return f'self.{owner}["{key}"]' if key else f"self.{owner}"
+
+
 class StageLowering:
     """Names the values of one stage.
 
@@ -173,12 +190,13 @@ class StageLowering:
         )
 
     def _dead(self, number: int, step: Step) -> tuple[str, ...]:
-        """Names of a tree's values that die here, and of a state that an input has met."""
-        if isinstance(step, Join | Convolve):
-            return (STATE,) if self.names[step.matrix] == STATE else ()
-        if self.plan.schedule.kind != "tree":
+        """Names of a tree's values that die here; what was made before an input came stays."""
+        schedule = self.plan.schedule
+        if schedule.kind != "tree":
             return ()
-        dying = (self.names[r] for r in operands(step) if self.last_use[r] == number)
+        first = schedule.prepared if number >= schedule.prepared else 0
+        last = (r for r in operands(step) if r >= first and self.last_use[r] == number)
+        dying = (self.names[r] for r in last)
         return tuple(name for name in dying if name[0] == "t" and name[1:].isdigit())
 
     def _leaf(self, step: Step) -> str | None:
@@ -200,10 +218,13 @@ class StageLowering:
         parameter = self.parameters[core.parameter]
         inputs = core.input_indices
         transposed = core.is_transposed
-        assert transposed or core.indices[len(core.indices) - len(inputs) :] == inputs
-        load = Load(parameter.name, parameter, rows, columns, transposed and rows is not None)
-        assert self.loads.setdefault(parameter.name, load) == load, "read in two shapes"
-        return parameter.name if core.slot is None else f"{parameter.name}[{core.slot}]"
+        assert (
+            rows is None or transposed or core.indices[len(core.indices) - len(inputs) :] == inputs
+        )
+        name = identifier(parameter)
+        load = Load(name, parameter, rows, columns, transposed and rows is not None)
+        assert self.loads.setdefault(name, load) == load, "read in two shapes"
+        return name if core.slot is None else f"{name}[{core.slot}]"
 
     def _name(self, number: int, step: Step) -> str:
         """The name of a new value."""
@@ -232,8 +253,14 @@ def _carriers(stage: Stage, parameters: dict[str, Parameter]) -> tuple[Parameter
     """
     names = dict.fromkeys(c.parameter for c in stage.cores if c.parameter is not None)
     own = [parameters[name] for name in names]
-    for kinds in ((CoreKind.EXPAND, CoreKind.MAP), (CoreKind.MIX,), (CoreKind.ROOT,)):
-        chosen = tuple(p for p in own if p.kind in kinds)
+    kinds_in_turn = (
+        (CoreKind.EXPAND, CoreKind.MAP),
+        (CoreKind.MIX,),
+        (CoreKind.ROOT,),
+        (CoreKind.TENSOR,),
+    )
+    for kinds in kinds_in_turn:
+        chosen = tuple(p for p in own if p.kind in kinds and not p.frozen)
         if chosen:
             return chosen
     return ()

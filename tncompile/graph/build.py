@@ -8,7 +8,6 @@ from __future__ import annotations
 import builtins
 import keyword
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -16,17 +15,22 @@ from tncompile.diagnostics import Diagnostic, DiagnosticError, Findings
 from tncompile.diagnostics import names as errors
 from tncompile.diagnostics import syntax as syntax_errors
 from tncompile.diagnostics import topology as target_errors
-from tncompile.graph.activations import ACTIVATIONS, activation
-from tncompile.graph.initial import Policy
+from tncompile.graph.activations import activation
+from tncompile.graph.drawing import draw
+from tncompile.graph.initial import STANDARD, Policy
 from tncompile.graph.ir import Activation, Layer, Modes, Program
-from tncompile.graph.modes import AUTO, FOLD, fold, listed
+from tncompile.graph.legs import Legs
+from tncompile.graph.modes import FOLD, fold, listed
+from tncompile.graph.names import DTYPES, Called, Names, check_definitions, names_of
+from tncompile.graph.names import called as called_source
 from tncompile.graph.rows import carry_out
-from tncompile.graph.scope import FUNCTIONS, ORDER, Scope, Signature, fail
-from tncompile.graph.stages import assemble
+from tncompile.graph.scope import fail
+from tncompile.graph.stages import Generator, assemble
 from tncompile.graph.target_calls import TargetCall, target
 from tncompile.graph.targets import Biased, Target
+from tncompile.graph.wiring import wire
 from tncompile.source import Span
-from tncompile.syntax import Unit, ast, format_expression, standard
+from tncompile.syntax import Unit, ast
 
 SETTINGS = (
     "activation",
@@ -43,17 +47,7 @@ SETTINGS = (
 APPLY = ("auto", "materialise", "contract", "stream", "rows")
 _NO_BIAS = {"embedding": ("an", "Embedding"), "tensor": ("a", "Tensor")}
 _LATER_SETTINGS = ("freeze", "groups", "share")
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 _MOST_BOND = 2**16
-_STANDARD_INIT = Signature("standard", ("root_std", "mixer_noise"), 0, ("0.05", "0.01"))
-
-
-@dataclass(slots=True)
-class _Names:
-    """What a file sees: topologies with the scope that they were written in, and lets."""
-
-    topologies: dict[str, tuple[ast.Topology, Scope]] = field(default_factory=dict)
-    scope: Scope = field(default_factory=Scope)
 
 
 def build(unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings) -> Program:
@@ -62,8 +56,8 @@ def build(unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findi
     Raises:
         DiagnosticError: E02xx to E04xx, with the warnings found before.
     """
-    names = _names(unit, definitions, findings)
-    _check_definitions(unit, definitions, findings)
+    names = names_of(unit, definitions, findings)
+    check_definitions(unit, definitions, findings)
     nodes = [item for item in unit.file.items if isinstance(item, ast.Layer)]
     if not nodes:
         source = unit.file.source
@@ -86,98 +80,6 @@ def class_name(layer: str) -> str:
     ('Fc2', 'Conv42', 'AttnOut')
     """
     return "".join(part[:1].upper() + part[1:] for part in layer.split("_"))
-
-
-def _names(
-    unit: Unit,
-    definitions: Mapping[str, ast.Expression],
-    findings: Findings,
-    done: dict[int, _Names] | None = None,
-) -> _Names:
-    """The names of a file: the standard ones, the imported ones, its own."""
-    done = {} if done is None else done
-    if id(unit) in done:
-        return done[id(unit)]
-    names = done[id(unit)] = _Names()
-    if unit is not standard():
-        names.topologies |= _names(standard(), {}, findings, done).topologies
-    for imported in unit.imports:
-        inner = _names(imported, {}, findings, done)
-        names.topologies |= inner.topologies
-        names.scope.names |= inner.scope.names
-    scope = names.scope
-    for item in unit.file.items:
-        if not isinstance(item, ast.Topology):
-            continue
-        name, span = item.name.name, item.name.span
-        if name in scope.own:
-            findings.add(errors.DefinedTwice(span, "topology", name, scope.own[name]))
-            continue
-        scope.own[name] = span
-        _check_parameters(item, findings)
-        names.topologies[name] = (item, scope)
-    for item in unit.file.items:
-        if isinstance(item, ast.Let):
-            _define(item, names, definitions, findings)
-    return names
-
-
-def _define(
-    item: ast.Let,
-    names: _Names,
-    definitions: Mapping[str, ast.Expression],
-    findings: Findings,
-) -> None:
-    """Carry out a `let` of a file; a name that stands for nothing known is an error."""
-    given = definitions.get(item.name.name, item.value)
-    scope = names.scope
-    try:
-        scope.define(ast.Let(item.span, item.name, given))
-    except DiagnosticError as error:
-        findings.extend(error.diagnostics)
-        return
-    meaning, _ = scope.follow(item.name)
-    known: tuple[str, ...]
-    match meaning:
-        case ast.Identifier(name=name):
-            known = (*names.topologies, *ACTIVATIONS, *DTYPES, *scope.names)
-            kind, plural = "name", "names"
-        case ast.Call(function=ast.Identifier(name=name)):
-            known = (*ACTIVATIONS, *FUNCTIONS, *(s.function for s in (FOLD, AUTO, _STANDARD_INIT)))
-            kind, plural = "function", "functions"
-        case _:
-            return
-    if name not in known or meaning == item.name:
-        others = tuple(n for n in known if n != item.name.name)
-        findings.add(errors.UnknownName(meaning.span, kind, name, others, plural))
-
-
-def _check_parameters(item: ast.Topology, findings: Findings) -> None:
-    seen: dict[str, Span] = {}
-    required = True
-    for parameter in item.parameters:
-        name = parameter.name.name
-        if name in seen or name == ORDER:
-            findings.add(
-                errors.DefinedTwice(parameter.name.span, "parameter", name, seen.get(name))
-            )
-        if parameter.default is None and not required:
-            reason = "a parameter without default cannot follow one with a default"
-            findings.add(
-                errors.Conflict(parameter.span, reason, item.parameters[len(seen) - 1].span)
-            )
-        required = parameter.default is None
-        seen[name] = parameter.name.span
-
-
-def _check_definitions(
-    unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findings
-) -> None:
-    known = tuple(i.name.name for i in unit.file.items if isinstance(i, ast.Let))
-    for name, value in definitions.items():
-        if name not in known:
-            file = unit.file.source.name
-            findings.add(errors.UnknownDefinition(value.span, name, file, known))
 
 
 def _check_class_names(nodes: list[ast.Layer], findings: Findings) -> None:
@@ -213,7 +115,7 @@ def _product(sizes: tuple[int, ...]) -> str:
 class _LayerBuilder:
     """Builds one layer."""
 
-    def __init__(self, node: ast.Layer, names: _Names, findings: Findings) -> None:
+    def __init__(self, node: ast.Layer, names: Names, findings: Findings) -> None:
         self.node = node
         self.names = names
         self.scope = names.scope
@@ -230,10 +132,8 @@ class _LayerBuilder:
         called = target(self.node.target, self.scope)
         bond, modes = self._bond_and_modes(called.target)
         followed = self._activation()
-        topology, scope = self._topology(modes.order)
-        called_as = self._topology_text(topology, scope)
-        row = carry_out(topology, scope, modes.order, self.node.source.span, self.node.target.span)
-        network = assemble(row, modes, bond, followed, self._policy(), self.node.source.span)
+        source = called_source(self.names, self.node.source, modes.order)
+        network = self._generator(source, called.target, modes, bond, followed)
         layer = Layer(
             name=self.node.name.name,
             class_name=class_name(self.node.name.name),
@@ -241,7 +141,7 @@ class _LayerBuilder:
             modes=modes,
             parameters=network.parameters,
             stages=network.stages,
-            topology=called_as,
+            topology=source.text,
             bias=self._bias(called),
             dtype=self._name("dtype", DTYPES),
             budget=self._budget(),
@@ -253,6 +153,18 @@ class _LayerBuilder:
         )
         self._warn(layer)
         return layer
+
+    def _generator(
+        self, source: Called, wanted: Target, modes: Modes, bond: int, followed: Activation
+    ) -> Generator:
+        """The stages and parameters of a topology or a network."""
+        call, place, policy = self.node.source.span, self.node.target.span, self._policy()
+        if isinstance(source.node, ast.Topology):
+            row = carry_out(source.node, source.scope, modes.order, call, place)
+            return assemble(row, modes, bond, followed, policy, call)
+        legs = Legs(modes, wanted)
+        drawing = draw(source.node, source.scope, legs, call, place)
+        return wire(drawing, legs, bond, followed)
 
     def _collect_settings(self) -> None:
         found: list[Diagnostic] = []
@@ -307,45 +219,9 @@ class _LayerBuilder:
         if not isinstance(node, ast.Call) or node.function.name != "standard":
             wanted = "`standard(root_std, mixer_noise)`"
             fail(errors.WrongType(node.span, "`init`", wanted, "something else"))
-        given = _STANDARD_INIT.bind(node)
+        given = STANDARD.bind(node)
         values = {name: scope.number(value, f"`{name}`", 0.0) for name, value in given.items()}
         return Policy(**values)
-
-    def _topology(self, order: int) -> tuple[ast.Topology, Scope]:
-        """The topology and the scope of its body: its own file's names and its parameters."""
-        call = self.node.source
-        name, _ = self.scope.follow(call.function)
-        known = self.names.topologies
-        if not isinstance(name, ast.Identifier):
-            fail(errors.WrongType(name.span, "the source of a layer", "a topology", "a value"))
-        if name.name not in known:
-            fail(errors.UnknownName(name.span, "topology", name.name, tuple(known), "topologies"))
-        topology, written_in = known[name.name]
-        parameters = topology.parameters
-        required = sum(p.default is None for p in parameters)
-        signature = Signature(
-            name.name,
-            tuple(p.name.name for p in parameters),
-            required,
-            tuple(format_expression(p.default) for p in parameters if p.default is not None),
-        )
-        given = signature.bind(call)
-        scope = written_in.inner()
-        scope.names[ORDER] = order
-        for parameter in parameters:
-            key = parameter.name.name
-            scope.own[key] = parameter.name.span
-            if key in given:
-                scope.bind_value(key, given[key], self.scope)
-            else:
-                assert parameter.default is not None
-                scope.bind_value(key, parameter.default, scope)
-        return topology, scope
-
-    def _topology_text(self, topology: ast.Topology, scope: Scope) -> str:
-        """The call of the topology with its arguments' values."""
-        values = (f"{p.name.name} = {scope.value(p.name)}" for p in topology.parameters)
-        return f"{topology.name.name}({', '.join(values)})"
 
     def _bias(self, called: TargetCall) -> bool:
         own = self.settings.get("bias")

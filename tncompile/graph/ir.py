@@ -30,12 +30,13 @@ class Index:
 
 
 class CoreKind(StrEnum):
-    """What a core is in its topology; decides its state-dict letter and initial values."""
+    """What a core is in its source; decides its state-dict letter and initial values."""
 
     ROOT = "root"
     EXPAND = "expand"
     MAP = "map"
     MIX = "mix"
+    TENSOR = "tensor"  # drawn in a network: no side of it is up or down
     ONES = "ones"  # a constant vector of ones
     COPY = "copy"  # a constant identity, from an index to another one
 
@@ -111,7 +112,15 @@ class Values:
     formula: str
 
 
-Init = Normal | Uniform | NearIdentity | Values
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same initial value everywhere."""
+
+    value: float
+    formula: str
+
+
+Init = Normal | Uniform | NearIdentity | Values | Constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,8 @@ class Parameter:
     """A trainable tensor, under its state-dict name.
 
     `stacked` tells whether the first axis runs over cores. `uses` counts how many factors
-    of its stage this parameter is: rescaling it by s rescales the state by s^uses.
+    of its stage this parameter is: rescaling it by s rescales the state by s^uses. A `frozen`
+    one keeps its initial values.
     """
 
     name: str
@@ -130,6 +140,7 @@ class Parameter:
     uses: int
     init: Init
     statement: str
+    frozen: bool = False
 
     @property
     def size(self) -> int:
@@ -241,7 +252,7 @@ class Layer:
 
     @property
     def parameter_count(self) -> int:
-        """Trained numbers of the generator, those of its activations included."""
+        """Numbers that the generator holds, those of its activations included."""
         learnt = (p for s in self.stages if s.activation for p in s.activation.parameters)
         return sum(p.size for p in (*self.parameters, *learnt))
 

@@ -14,11 +14,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import networkx as nx
+import numpy as np
 from networkx.algorithms.approximation import treewidth_min_fill_in
 
-from tncompile.graph.ir import CONSTANTS, Core, Index, Layer, Program, Stage
+from tncompile.graph.ir import CONSTANTS, Core, CoreKind, Index, Layer, Program, Stage
 
 Node = tuple[str | int, ...]
+# Kinds that stand in drawn networks, where indices have no direction.
+_UNDIRECTED = (CoreKind.TENSOR, CoreKind.COPY, CoreKind.ONES)
+_SWEEPS = 80  # of a layout: more moves nothing that one could see
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,17 +178,25 @@ def causal_cone(layer: Layer, wires: Iterable[int]) -> tuple[Core, ...]:
     These are the cores from which a path of legs leads down to one of the wires. An
     activation acts on each entry of the state, so the path goes through it wire by wire; an
     entry of the weight fixes all its modes and so depends on every core, but only on the
-    slices of the last stage's cores that its digits select.
+    slices of the last stage's cores that its digits select. Bonds of a drawn network lead both
+    ways.
     """
     stages = []
     wanted = {layer.stages[-1].outgoing[w - 1].name for w in wires}
     for stage in reversed(layer.stages):
-        inside = []
-        for core in reversed(stage.cores):
-            if wanted & {i.name for i in core.output_indices}:
-                inside.append(core)
-                wanted |= set(core.inputs)
-        stages.append(inside[::-1])
+        inside: set[int] = set()
+        opened = {i.name for i in stage.outgoing}
+        count = -1
+        while count < len(inside):  # a row of wires takes one turn, and one that adds nothing
+            count = len(inside)
+            for number in range(len(stage.cores) - 1, -1, -1):
+                core = stage.cores[number]
+                if wanted & {i.name for i in core.output_indices}:
+                    inside.add(number)
+                    wanted |= set(core.inputs)
+                    if core.kind in _UNDIRECTED:
+                        wanted |= {i.name for i in core.indices} - opened
+        stages.append([stage.cores[number] for number in sorted(inside)])
         wanted &= {i.name for i in stage.incoming}
     return tuple(core for inside in reversed(stages) for core in inside)
 
@@ -203,6 +215,42 @@ def is_tree(layer: Layer, stage: Stage) -> bool:
 def components(layer: Layer) -> Iterator[set[Node]]:
     """Connected parts of a layer's network; more than one means an outer product."""
     yield from nx.connected_components(layer_graph(layer))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a generator's cores hang together, activations left out.
+
+    `loops` counts independent cycles of cores and indices, `treewidth` bounds that of the whole
+    network. `cones` are the fewest and the most cores that a mode of the weight depends on.
+    """
+
+    loops: int
+    treewidth: int
+    cores: int
+    cones: tuple[int, int]
+
+
+def network_shape(layer: Layer) -> Shape:
+    """Loops, treewidth and light cones of a layer's generator.
+
+    A tree has none of the first, and cones as deep as it is:
+
+    >>> from tncompile.driver import read_program
+    >>> fc2 = read_program("layer fc2 : Linear(4096, 4096) from TTN(latent = 5)").layers[0]
+    >>> network_shape(fc2)
+    Shape(loops=0, treewidth=4, cores=28, cones=(3, 4))
+    """
+    whole = _merged(layer)
+    graph = nx.Graph()
+    for number, core in enumerate(whole.cores):
+        graph.add_edges_from((number, index.name) for index in core.indices)
+    loops = graph.number_of_edges() - graph.number_of_nodes()
+    loops += nx.number_connected_components(graph)
+    modes = range(1, layer.modes.order + 1)
+    cones = [len(causal_cone(layer, (mode,))) for mode in modes]
+    treewidth = treewidth_bound(layer, whole)
+    return Shape(loops, treewidth, len(whole.cores), (min(cones), max(cones)))
 
 
 def treewidth_bound(layer: Layer, stage: Stage) -> int:
@@ -226,6 +274,77 @@ def trained_core_count(stage: Stage) -> int:
     return sum(core.kind not in CONSTANTS for core in stage.cores)
 
 
+def is_drawn(layer: Layer) -> bool:
+    """Whether a layer is a network drawn tensor by tensor, not a row of wires."""
+    return any(core.kind is CoreKind.TENSOR for s in layer.stages for core in s.cores)
+
+
 def root_wire_count(stage: Stage) -> int:
-    """Number of wires that the roots of a first stage give to its other cores."""
+    """Number of wires that the roots of a first stage give to its other cores.
+
+    A drawn network has no roots.
+    """
+    if any(core.kind is CoreKind.TENSOR for core in stage.cores):
+        return 0
     return sum(len(core.indices) for core in stage.cores if not core.inputs)
+
+
+# Layout --------------------------------------------------------------------------------
+
+
+def positions(graph: nx.Graph) -> dict[Node, tuple[float, float]]:
+    """Places in the plane for all nodes of a stage's graph, a tensor and its indices about 1 apart.
+
+    Distances are as near to those in the graph as they can be (stress majorisation, Gansner,
+    Koren, North 2004), connected parts side by side. The same graph gives the same places.
+    """
+    placed: dict[Node, tuple[float, float]] = {}
+    left = 0.0
+    for part in nx.connected_components(graph):
+        nodes = [node for node in graph if node in part]
+        at = _majorised(graph.subgraph(part), nodes)
+        at[:, 0] += left - at[:, 0].min()
+        left = at[:, 0].max() + 2.0
+        at[:, 1] -= at[:, 1].min()
+        placed |= {node: (float(x), float(y)) for node, (x, y) in zip(nodes, at, strict=True)}
+    return placed
+
+
+def _majorised(graph: nx.Graph, nodes: list[Node]) -> np.ndarray:
+    """Places of the nodes of a connected graph, shape (nodes, 2)."""
+    count = len(nodes)
+    if count == 1:
+        return np.zeros((1, 2))
+    lengths = dict(nx.all_pairs_shortest_path_length(graph))
+    apart = np.array([[float(lengths[a][b]) for b in nodes] for a in nodes])
+    at = _scaled(apart)
+    # Twins, as the ends of two bonds between the same tensors, would never part.
+    at += 0.01 * np.stack([np.cos(np.arange(count)), np.sin(np.arange(count))], axis=1)
+    weights = 1.0 / np.where(apart > 0, apart, 1.0) ** 2
+    np.fill_diagonal(weights, 0.0)
+    inverse = np.linalg.pinv(np.diag(weights.sum(1)) - weights)
+    for _ in range(_SWEEPS):
+        between = np.linalg.norm(at[:, None] - at[None], axis=-1)
+        pull = weights * apart / np.where(between > 1e-9, between, 1.0)
+        at = inverse @ (pull.sum(1)[:, None] * at - pull @ at)
+    return _turned(at, [graph.nodes[node].get("open") for node in nodes])
+
+
+def _scaled(apart: np.ndarray) -> np.ndarray:
+    """Classical scaling: the plane in which distances are best kept."""
+    count = len(apart)
+    center = np.eye(count) - 1.0 / count
+    values, vectors = np.linalg.eigh(-0.5 * center @ apart**2 @ center)
+    return np.asarray(vectors[:, [-1, -2]] * np.sqrt(np.maximum(values[[-1, -2]], 0.0)))
+
+
+def _turned(at: np.ndarray, legs: list[int | None]) -> np.ndarray:
+    """The long side lies flat, the first leg left of the last one, legs below tensors."""
+    at = at - at.mean(0)
+    at = at @ np.linalg.svd(at, full_matrices=False)[2].T
+    opened = sorted((number, k) for k, number in enumerate(legs) if number is not None)
+    if opened and at[opened[0][1], 0] > at[opened[-1][1], 0]:
+        at[:, 0] *= -1.0
+    if opened and at[[k for _, k in opened], 1].mean() < 0.0:
+        at[:, 1] *= -1.0
+    return np.asarray(at)

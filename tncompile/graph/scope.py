@@ -8,12 +8,13 @@ they are defined. Every getter raises `DiagnosticError` at the span of the expre
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, assert_never
 
 from tncompile.diagnostics import Diagnostic, DiagnosticError
 from tncompile.diagnostics import names as errors
+from tncompile.diagnostics import networks as network_errors
 from tncompile.source import Span
 from tncompile.syntax import ast
 
@@ -25,8 +26,13 @@ _UNITS = {"B": 1} | {
     for power, prefix in enumerate("KMGT", start=1)
     for suffix, base in (("iB", 1024), ("B", 1000))
 }
-_ROUNDING = {"ceil": math.ceil, "floor": math.floor}
-FUNCTIONS = (*_ROUNDING, "max", "min")
+_OF_ONE: dict[str, Callable[[float], int | float]] = {
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "log2": math.log2,
+}
+COUNT = "count"  # how many modes an axis has: in networks only
+FUNCTIONS = (*_OF_ONE, COUNT, "max", "min")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +49,18 @@ class Bound:
 
 @dataclass(slots=True)
 class Scope:
-    """Names in sight; `own` are those that the block itself has bound, and where."""
+    """Names in sight; `own` are those that the block itself has bound, and where.
+
+    `counts` are the modes of the weight's axes, for `count`; None where a fold mixes axes.
+    """
 
     names: dict[str, Bound | int] = field(default_factory=dict)
     own: dict[str, Span] = field(default_factory=dict)
+    counts: dict[str, int | None] = field(default_factory=dict)
 
     def inner(self) -> Scope:
         """A scope that sees this one's names and may bind them anew."""
-        return Scope(dict(self.names))
+        return Scope(dict(self.names), counts=self.counts)
 
     def define(self, let: ast.Let) -> None:
         """Carry out a `let`.
@@ -189,7 +199,10 @@ class Scope:
         name = node.function.name
         if name not in FUNCTIONS:
             span = node.function.span
-            fail(errors.UnknownName(span, "function", name, FUNCTIONS, "functions"))
+            known = FUNCTIONS if self.counts else tuple(f for f in FUNCTIONS if f != COUNT)
+            fail(errors.UnknownName(span, "function", name, known, "functions"))
+        if name == COUNT:
+            return self._count(node)
         values = []
         for argument in node.arguments:
             if argument.name is not None:
@@ -199,13 +212,30 @@ class Scope:
                     )
                 )
             values.append(self._numeric(argument.value))
-        rounding = _ROUNDING.get(name)
-        if not values or (rounding and len(values) > 1):
-            problem = "takes one number" if rounding else "takes at least one number"
+        of_one = _OF_ONE.get(name)
+        if not values or (of_one and len(values) > 1):
+            problem = "takes one number" if of_one else "takes at least one number"
             fail(errors.UnexpectedArgument(node.span, name, problem, f"{name}(x)"))
-        if rounding:
-            return rounding(values[0])
+        if of_one:
+            try:
+                return of_one(values[0])
+            except ValueError:
+                fail(errors.ArithmeticFault(node.span, "not a real number"))
         return max(values) if name == "max" else min(values)
+
+    def _count(self, node: ast.Call) -> int:
+        """How many modes an axis has."""
+        axis = node.arguments[0].value if len(node.arguments) == 1 else None
+        if not isinstance(axis, ast.Identifier) or node.arguments[0].name is not None:
+            problem = "takes the name of an axis"
+            fail(errors.UnexpectedArgument(node.span, COUNT, problem, f"{COUNT}(axis)"))
+        if axis.name not in self.counts:
+            known = tuple(self.counts)
+            fail(errors.UnknownName(axis.span, "axis", axis.name, known, "axes"))
+        count = self.counts[axis.name]
+        if count is None:
+            fail(network_errors.MixedAxes(axis.span, axis.name))
+        return count
 
     def _numeric(self, node: ast.Expression) -> int | float:
         value = self.value(node)

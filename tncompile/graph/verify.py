@@ -79,7 +79,7 @@ def _verify_stage(stage: Stage, parameters: dict[str, Parameter], where: str) ->
     for index in stage.outgoing:
         _check(index.name in available, where, f"outgoing {index.name} is made by something")
     for name, count in Counter(index.name for index in legs).items():
-        _check(count >= 2, where, f"index {name} does not dangle")
+        _check(count >= 2 or sizes[name] == 1, where, f"index {name} does not dangle")
 
 
 def _verify_core(core: Core, parameters: dict[str, Parameter], where: str) -> None:

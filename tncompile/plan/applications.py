@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Biased, Convolution, ConvTranspose2d, Embedding
 from tncompile.plan.choose import Chooser
-from tncompile.plan.contract import Groups, contract_schedule, fastest_sections, parts
+from tncompile.plan.contract import (
+    Groups,
+    contract_schedule,
+    fastest_sections,
+    is_pointwise,
+    parts,
+    unjoinable,
+)
 from tncompile.plan.cuts import Sweep, swept_sections, window_schedule
 from tncompile.plan.generator import (
     add_loads,
@@ -22,11 +29,13 @@ from tncompile.plan.generator import (
     held_values,
     parameter_entries,
 )
+from tncompile.plan.joined import for_batch, joined, joined_schedule
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.results import Application, Cost, Use
 from tncompile.plan.rows import Row
-from tncompile.plan.schedule import Apply, Rearrange, Schedule
+from tncompile.plan.schedule import Apply, Rearrange, Schedule, operands
 from tncompile.plan.tape import Storage, Tape, add_steps
+from tncompile.plan.tree import Path
 from tncompile.plan.work import Machine, Pass, Permutation, Product, Work, total
 
 MODES = ("materialise", "contract", "stream")
@@ -68,14 +77,19 @@ def find_contract(
     layer: Layer, chooser: Chooser, batches: Sequence[int], hidden: tuple[Schedule, ...]
 ) -> Schedule | str:
     """The schedule in contract mode that is best over all batch sizes, or why there is none."""
+    reason = unjoinable(layer)
+    if reason is not None:
+        return reason
     found, machine = parts(layer), chooser.machine
     if isinstance(found, str):
-        return found
+        if not is_pointwise(layer):
+            return found
+        return _find_joined(layer, chooser, batches, hidden)
     rows = found
 
     def badness(groups: Groups) -> float:
         schedule = contract_schedule(layer, rows, groups)
-        seconds = (_contract(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
+        seconds = (contract_costs(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
         return sum(math.log(s) for s in seconds)
 
     def search() -> Groups:
@@ -88,6 +102,33 @@ def find_contract(
     groups = chooser.sweep(purpose, layer.stages[-1], rows.rows, search)
     assert groups is not None
     return contract_schedule(layer, rows, groups)
+
+
+def _find_joined(
+    layer: Layer, chooser: Chooser, batches: Sequence[int], hidden: tuple[Schedule, ...]
+) -> Schedule:
+    """The contraction tree with the input that is best over all batch sizes."""
+    machine, stage = chooser.machine, layer.stages[-1]
+    # In the orders that are best for the largest batch, where copies cost the most.
+    large = joined(layer, batches[-1])
+
+    def badness(path: Path) -> float:
+        schedule = joined_schedule(large, path, machine)
+        seconds = (contract_costs(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
+        return sum(math.log(s) for s in seconds)
+
+    def search() -> Path:
+        from tncompile.plan.search import Effort, contraction_path
+
+        effort = Effort(chooser.seconds, chooser.progress)
+        few = sorted({batches[0], batches[len(batches) // 2], batches[-1]})
+        networks = [joined(layer, batch) for batch in few]
+        paths = [contraction_path(n.tensors, n.output, machine, effort).path for n in networks]
+        return min(dict.fromkeys(paths), key=badness)
+
+    purpose = f"contract {layer.modes.axes} for {batches}"
+    path = chooser.join(purpose, stage, len(large.tensors), search)
+    return joined_schedule(large, path, machine)
 
 
 def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stream | str:
@@ -148,7 +189,7 @@ def applications(
         dense, training = dense_costs(shape, batch, machine)
         uses = [_use("materialise", _materialise(generating, dense, training), limit)]
         if contract is not None:
-            costs = _contract(layer, contract, batch, machine, generating.hidden)
+            costs = contract_costs(layer, contract, batch, machine, generating.hidden)
             uses.append(_use("contract", costs, limit))
         if stream is not None:
             costs = stream_costs(layer, stream, shape, batch, machine, generating.hidden)
@@ -197,33 +238,38 @@ def _materialise(generating: Generating, dense: Cost, training: Cost) -> tuple[C
     return generating.forward.then(dense), dense, replace(both, peak_bytes=peak)
 
 
-def _contract(
+def contract_costs(
     layer: Layer,
     schedule: Schedule,
     batch: int,
     machine: Machine,
     hidden: tuple[Schedule, ...],
 ) -> tuple[Cost, Cost, Cost]:
+    """A call that starts from the cores, one where all is kept that can be, and a training step."""
+    schedule = for_batch(schedule, batch)
     tape, parts = generator_tape(layer, hidden)
     begin = len(tape.ops)
     state = parts[-1].result if parts else None
     last = layer.stages[-1]
     loaded = add_loads(tape, layer, last, schedule.steps)
     made = add_steps(tape, schedule.steps, state, batch)
+    # What does not depend on the input is handed over as a whole.
+    late = schedule.steps[schedule.prepared :]
+    handed = {made[ref] for step in late for ref in operands(step) if ref < schedule.prepared}
     channels = _channels_last(tape, made[schedule.prepared :], layer)
     part = Part(
         stage=last.number,
         ops=tuple(tape.ops[begin:]),
         incoming=state,
         result=made[-1],
-        held=loaded | held_values(tape, begin, schedule, made),
+        held=loaded | handed | held_values(tape, begin, schedule, made),
         schedule_ops=len(tape.ops) - begin,
         parameters=parameter_entries(layer, last),
     )
     forward = [*channels, *(work for op in tape.ops for work in op.forward)]
     backward = [*channels, *(work for op in tape.ops for work in op.backward)]
-    late = {*made[schedule.prepared :]}
-    kept = [*channels, *(work for op in tape.ops if op.makes in late for work in op.forward)]
+    own = {*made[schedule.prepared :]}
+    kept = [*channels, *(work for op in tape.ops if op.makes in own for work in op.forward)]
     whole = (*parts, part)
     idle = inference_peak(tape, whole, machine.itemsize)
     return (

@@ -98,6 +98,23 @@ class Chooser:
             self.cache.put(name, self.found[name])
         return found
 
+    def join(self, purpose: str, stage: Stage, count: int, search: Callable[[], Path]) -> Path:
+        """The path over a stage and the input of its layer, `count` tensors, kept like a plan."""
+        name = key(stage, self.machine, purpose, None)
+        entry = self.found.get(name) or self.cache.get(name)
+        try:
+            if entry is not None:
+                check_path(entry.decision.path, count)
+        except ValueError as error:
+            self.cache.warn_corrupt(name, str(error))
+            entry = None
+        if entry is None:
+            entry = Entry(Decision(path=search()), (Candidate("tree", 0.0),), "")
+            self.cache.put(name, entry)
+        self.found[name] = entry
+        assert entry.decision.path is not None
+        return entry.decision.path
+
     def entries(self, stage: Stage, kept: int = 0) -> EntryPlan:
         """How single entries of a stage are evaluated, kept like any other plan.
 
@@ -225,7 +242,7 @@ class Chooser:
 
 def _seconds(schedule: Schedule, machine: Machine) -> float:
     """Predicted seconds of a forward and a backward pass."""
-    seconds = steps_seconds(schedule.steps, machine)
+    seconds = float(steps_seconds(schedule.steps, machine))
     if schedule.slices:  # every slice is run again in the backward pass
         seconds *= 1.5 * math.prod(schedule.slices)
     return seconds

@@ -12,22 +12,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, ConvTranspose2d, Embedding, Linear
 from tncompile.plan.cuts import FORWARD, Section, Sweep, swept_sections
+from tncompile.plan.late import input_last
 from tncompile.plan.rows import Action, Row, act, rebased, size
 from tncompile.plan.schedule import (
     Convolve,
     Input,
     Join,
-    Note,
     Ref,
     Schedule,
     State,
-    moved,
-    operands,
 )
 from tncompile.plan.windows import Builder
 from tncompile.plan.work import Machine
@@ -58,7 +56,19 @@ class Parts:
 
 def parts(layer: Layer) -> Parts | str:
     """The three rows of a layer, or why it cannot be contracted."""
-    target, axes = layer.target, layer.modes.axes
+    reason = unjoinable(layer)
+    if reason is not None:
+        return reason
+    row = Row.of(layer.stages[-1])
+    if row is None:
+        return "the last layer is no row of neighbours"
+    assert layer.modes.axes is not None
+    return _parts(row, layer.stages[-1].outgoing, layer.modes.axes)
+
+
+def unjoinable(layer: Layer) -> str | None:
+    """Why no input can join the network of a layer, whatever that is; None if one can."""
+    target = layer.target
     if isinstance(target, Convolution) and target.groups > 1:
         return "groups of channels take weights of their own"
     if isinstance(target, ConvTranspose2d):
@@ -67,12 +77,9 @@ def parts(layer: Layer) -> Parts | str:
         return "an index takes a row as it is"
     if not isinstance(target, Linear | QKV | Convolution):
         return "there is no input"
-    if axes is None:
+    if layer.modes.axes is None:
         return "modes straddle the axes of the weight"
-    row = Row.of(layer.stages[-1])
-    if row is None:
-        return "the last layer is no row of neighbours"
-    return _parts(row, layer.stages[-1].outgoing, axes)
+    return None
 
 
 def _parts(row: Row, outgoing: tuple[Index, ...], axes: tuple[int, ...]) -> Parts | str:
@@ -151,32 +158,8 @@ def contract_schedule(layer: Layer, found: Parts, groups: Groups) -> Schedule:
 
     builder.batched = True
     _sweep(builder, found.outputs, outputs)
-    return _input_last(builder)
-
-
-def _input_last(builder: Builder) -> Schedule:
-    """The schedule with all that does not depend on the input first: what can be kept."""
-    steps = builder.steps
-    depends: set[Ref] = set()
-    for ref, step in enumerate(steps):
-        if isinstance(step, Input) or depends & {*operands(step)}:
-            depends.add(ref)
-    order = sorted(range(len(steps)), key=lambda ref: ref in depends)
-    place = {ref: number for number, ref in enumerate(order)}
-    windows = (
-        replace(w, matrix=place[w.matrix], applied=place[w.applied]) for w in builder.windows
-    )
-    return Schedule(
-        kind="contract",
-        steps=tuple(moved(steps[ref], place) for ref in order),
-        windows=tuple(windows),
-        notes=tuple(sorted((replace(n, step=place[n.step]) for n in builder.notes), key=_step)),
-        prepared=len(steps) - len(depends),
-    )
-
-
-def _step(note: Note) -> Ref:
-    return note.step
+    steps, windows = tuple(builder.steps), tuple(builder.windows)
+    return input_last(Schedule("contract", steps, windows, tuple(builder.notes)))
 
 
 def is_pointwise(layer: Layer) -> bool:

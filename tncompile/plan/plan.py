@@ -15,16 +15,18 @@ from typing import NamedTuple
 from tncompile.diagnostics import Findings
 from tncompile.diagnostics import planning as errors
 from tncompile.graph.ir import Layer, Program, Stage
-from tncompile.graph.targets import Convolution, ConvTranspose2d, Embedding
+from tncompile.graph.targets import Embedding
 from tncompile.plan.applications import (
     Generating,
     Stream,
     applications,
+    contract_costs,
     find_contract,
     find_stream,
     matrix_shape,
     stream_costs,
 )
+from tncompile.plan.batches import usual_batches
 from tncompile.plan.cache import Cache
 from tncompile.plan.choose import Choice, Chooser, Progress
 from tncompile.plan.decision import Decision
@@ -47,10 +49,6 @@ from tncompile.plan.schedule import Contract, Schedule
 from tncompile.plan.tape import Tape
 from tncompile.plan.work import DEFAULT_DTYPE, Machine, Work, total
 
-BATCHES = (1, 16, 64, 256, 1024)
-POSITIONS = (64, 256, 1024, 4096, 16384, 65536)  # of a convolution: images are many positions
-INDICES = (1, 16, 64, 256, 1024, 4096, 16384)  # of an embedding, different ones
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -58,8 +56,8 @@ class Settings:
 
     `seconds` is the time of a thorough search for each stage, None for the fast one. `memory`
     limits layers that have no budget of their own; `batches` are those that layers without
-    a list of their own are planned for, if None `BATCHES`, `POSITIONS` or `INDICES`. `stored`
-    are decisions by their keys.
+    a list of their own are planned for, those of `usual_batches` if None. `stored` are decisions
+    by their keys.
     """
 
     profile: Profile = CPU
@@ -131,10 +129,11 @@ class _LayerPlanner:
         self.chooser = chooser
         self.machine = chooser.machine
         self.limit = limit
-        self.batches = layer.batches or batches or _usual_batches(layer)
+        self.batches = layer.batches or batches or usual_batches(layer.target)
         size = self.machine.itemsize
         self.parameter_bytes = layer.parameter_count * size
         self.room = limit.limit - self.parameter_bytes
+        self.weightless = False  # whether the weight is too large, and the layer does without
 
     def run(self, findings: Findings) -> LayerPlan | None:
         """The plan; None, and a finding, where nothing fits."""
@@ -151,17 +150,21 @@ class _LayerPlanner:
             choices, tape, parts, recomputation = self._sliced(choices, recomputation)
             idle = self._inference_peak(tape, parts)
             segments = recomputation.cheapest(self.room)
+        contract = find_contract(self.layer, self.chooser, self.batches, schedules[:-1])
         if segments is None:
             segments = recomputation.least()
             needed = recomputation.peak(segments) if self.limit.training else idle
             if self.limit.training and self.layer.apply != "materialise":
                 stream, needed = self._streamed(stream, schedules[:-1], needed)
-            if isinstance(rows, EntryPlan) and looked_up:
-                needed = min(needed, self._lookup_peak(rows, schedules[:-1]))
             if needed > self.room:
-                self._refuse(tape, parts, needed, findings)
-                return None
-        contract = find_contract(self.layer, self.chooser, self.batches, schedules[:-1])
+                if not self._does_without(contract, rows, schedules[:-1]):
+                    self._refuse(tape, parts, needed, findings)
+                    return None
+                self.weightless = True
+                span, name = self.layer.span, self.layer.name
+                shown = show_bytes(needed + self.parameter_bytes)
+                limit = (show_bytes(self.limit.limit), self.limit.reason)
+                findings.add(errors.WeightDoesNotFit(span, name, shown, *limit, looked_up))
         wanted = {"contract": contract, "stream": stream, "rows": rows}.get(self.layer.apply)
         if isinstance(wanted, str):
             span, name, mode = self.layer.span, self.layer.name, self.layer.apply
@@ -217,10 +220,18 @@ class _LayerPlanner:
                 return best, peak
             rows = (rows + 1) // 2
 
-    def _lookup_peak(self, rows: EntryPlan, hidden: tuple[Schedule, ...]) -> int:
-        """Most bytes alive when the fewest rows that are planned for are looked up."""
-        costs = lookup_costs(self.layer, rows, hidden, self.batches[0], self.machine)
-        return costs[2 if self.limit.training else 0].peak_bytes
+    def _does_without(
+        self, contract: Schedule | str, rows: EntryPlan | str, hidden: tuple[Schedule, ...]
+    ) -> bool:
+        """Whether the layer can be applied within the limit, where its weight cannot be made."""
+        layer, machine = self.layer, self.machine
+        if isinstance(rows, EntryPlan) and layer.apply in ("auto", "rows"):
+            costs = lookup_costs(layer, rows, hidden, self.batches[0], machine)
+            return costs[2 if self.limit.training else 0].peak_bytes <= self.room
+        if isinstance(contract, str) or layer.apply not in ("auto", "contract"):
+            return False
+        cost = contract_costs(layer, contract, 1, machine, hidden)[2]
+        return cost.peak_bytes <= self.room
 
     def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
         """Most bytes alive when the weight is generated without gradients."""
@@ -255,7 +266,7 @@ class _LayerPlanner:
             recomputation.peak(segments),
         )
         generating = Generating(forward, backward, tuple(c.schedule for c in choices[:-1]))
-        limit = self.room if self.limit.training else 2**63
+        limit = self.room if self.limit.training or self.weightless else 2**63
         unavailable: dict[str, object] = {"contract": contract, "stream": stream}
         row_plan = rows if isinstance(rows, EntryPlan) else None
         if isinstance(layer.target, Embedding):
@@ -343,9 +354,9 @@ class _LayerPlanner:
         )
         if op is None or parameter.size > entries:
             shape = " x ".join(map(str, parameter.shape))
-            stage = next(s for s in layer.stages if s.number == parameter.stage)
-            what = f"`{parameter.name}`, {shape}"
-            return LiveTensor(what, parameter.size * size, stage.span)
+            cores = (core for stage in layer.stages for core in stage.cores)
+            span = next(core.span for core in cores if core.parameter == parameter.name)
+            return LiveTensor(f"`{parameter.name}`, {shape}", parameter.size * size, span)
         if entries == layer.modes.generated and part is parts[-1]:
             what = f"the generated weight, {entries} entries"
         elif op.label == "matrix":
@@ -371,17 +382,6 @@ class _LayerPlanner:
                 origin_label="made here",
             )
         )
-
-
-def _usual_batches(layer: Layer) -> tuple[int, ...]:
-    """The batches that a layer is planned for if nobody says which."""
-    match layer.target:
-        case Convolution() | ConvTranspose2d():
-            return POSITIONS
-        case Embedding():
-            return INDICES
-        case _:
-            return BATCHES
 
 
 def crossover(found: tuple[Application, ...]) -> int | None:

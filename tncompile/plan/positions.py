@@ -124,7 +124,7 @@ class _Builder:
     def __init__(self, stage: Stage, kept: int, positions: int | None) -> None:
         self.stage = stage
         legs = [stage.incoming, *(core.indices for core in stage.cores)]
-        count = positions or _positions({i.size for t in legs for i in t})
+        count = positions or prime_beside(TYPICAL, {i.size for t in legs for i in t})
         self.batch = Index("positions", count)
         fixed = len(stage.outgoing) - kept
         self.kept = stage.outgoing[fixed:]
@@ -244,9 +244,13 @@ class _Builder:
         return [Leaf(-1, (index,)) for index in alone]
 
 
-def _positions(sizes: set[int]) -> int:
-    """The least prime from `TYPICAL` on that divides none of these."""
-    number = TYPICAL
+def prime_beside(number: int, sizes: set[int]) -> int:
+    """The least prime from a number on that divides none of these sizes.
+
+    >>> prime_beside(1, {2, 6}), prime_beside(256, {2, 257})
+    (5, 263)
+    """
+    number = max(number, 2)
     while any(number % k == 0 for k in range(2, math.isqrt(number) + 1)) or any(
         size % number == 0 for size in sizes
     ):

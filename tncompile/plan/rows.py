@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tncompile.graph.ir import CoreKind, Index, Stage
+from tncompile.graph.ir import Core, CoreKind, Index, Stage
 from tncompile.plan.schedule import CoreTensor, State, Step
 
 
@@ -44,6 +44,8 @@ class Row:
     @staticmethod
     def of(stage: Stage) -> Row | None:
         """The stage as a row, if every core takes neighbouring wires and puts its own there."""
+        if not _are_matrices(stage.cores):
+            return None
         roots = [k for k, c in enumerate(stage.cores) if not c.inputs]
         start: Step | None
         virtual: dict[int, Index] = {}
@@ -52,7 +54,7 @@ class Row:
                 return None
             sources = list(stage.incoming)
             start = State(size(sources))
-        elif len(roots) == 1 and stage.cores[roots[0]].kind is CoreKind.ROOT:
+        elif len(roots) == 1 and stage.cores[roots[0]].parameter is not None:
             sources = list(stage.cores[roots[0]].indices)
             start = CoreTensor(roots[0], size(sources))
         else:
@@ -84,6 +86,21 @@ class Row:
         return row
 
 
+def _are_matrices(cores: Sequence[Core]) -> bool:
+    """Whether each core is stored as a matrix of inputs and outputs, alike in a parameter."""
+    ways: dict[str | None, tuple[bool, int]] = {}
+    for core in cores:
+        inputs, transposed = core.input_indices, core.is_transposed
+        if core.kind is CoreKind.COPY:
+            return False
+        if not transposed and core.indices[len(core.indices) - len(inputs) :] != inputs:
+            return False
+        way = (transposed, len(inputs))
+        if core.parameter is not None and ways.setdefault(core.parameter, way) != way:
+            return False
+    return True
+
+
 def _actions(
     stage: Stage, sources: list[Index], virtual: dict[int, Index], has_start: bool
 ) -> list[Action] | None:
@@ -111,7 +128,8 @@ def _actions(
         for index in action.outputs:
             leftmost[index.name], depths[index.name] = action.leftmost, action.depth
         actions.append(action)
-    return actions if set(row) == set(stage.outgoing) else None
+    whole = len(row) == len(stage.outgoing) and set(row) == set(stage.outgoing)
+    return actions if whole else None
 
 
 def act(row: list[Index], action: Action) -> bool:

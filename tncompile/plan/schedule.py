@@ -9,8 +9,7 @@ touching it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 Ref = int
 
@@ -314,7 +313,7 @@ class Schedule:
     `kind` is "windows" or "tree"; `windows` is empty for trees. With `slices` the steps are
     those of one slice, for one value of every sliced index, whose sizes these are; the results
     of all slices are summed. Where an input takes part, the first `prepared` steps do not
-    depend on it.
+    depend on it; `batch`, if not 0, is the number that stands for its size in those of steps.
     """
 
     kind: str
@@ -323,6 +322,7 @@ class Schedule:
     notes: tuple[Note, ...]
     slices: tuple[int, ...] = ()
     prepared: int = 0
+    batch: int = 0
 
 
 def operands(step: Step) -> tuple[Ref, ...]:
@@ -336,19 +336,6 @@ def operands(step: Step) -> tuple[Ref, ...]:
             return (step.operand,)
         case _:
             return ()
-
-
-def moved(step: Step, place: Mapping[Ref, Ref]) -> Step:
-    """A step that reads the same values at other places."""
-    match step:
-        case Kron() | Contract():
-            return replace(step, left=place[step.left], right=place[step.right])
-        case Apply() | Join() | Convolve():
-            return replace(step, matrix=place[step.matrix], operand=place[step.operand])
-        case Select() | Rearrange():
-            return replace(step, operand=place[step.operand])
-        case _:
-            return step
 
 
 def trained_values(steps: tuple[Step, ...]) -> frozenset[Ref]:

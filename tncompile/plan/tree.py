@@ -62,6 +62,13 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A value copied into another order of its indices."""
+
+    arrangement: Arrangement
+
+
+@dataclass(frozen=True, slots=True)
 class Way:
     """A value of the tree in one order, the ways of its operands, and what is done to them."""
 
@@ -69,7 +76,7 @@ class Way:
     seconds: float
     leaf: int | None = None
     operands: tuple[Way, ...] = ()
-    made: Pair | Pick | None = None
+    made: Pair | Pick | Turn | None = None
 
 
 def tensors(stage: Stage) -> list[Indices]:
@@ -88,14 +95,38 @@ def tree_schedule(
     """
     legs = [tuple(i for i in t if i.name not in sliced) for t in tensors(stage)]
     ways: dict[int, list[Way]] = {k: [Way(t, 0.0, leaf=k)] for k, t in enumerate(legs)}
-    outgoing = {i.name for i in stage.outgoing}
-    for number, (one, other) in enumerate(path, start=len(legs)):
+    best = best_way(ways, path, stage.outgoing, machine)
+    return _StageWriter(stage, tuple(sliced)).run(best)
+
+
+def best_way(ways: dict[int, list[Way]], path: Path, output: Indices, machine: Machine) -> Way:
+    """The cheapest way along a path, with what it takes to bring the result into order."""
+    outgoing = {i.name for i in output}
+    for number, (one, other) in enumerate(path, start=len(ways)):
         left, right = ways.pop(one), ways.pop(other)
         kept = outgoing | {i.name for w in ways.values() for i in w[0].indices}
-        ways[number] = contracted(left, right, kept, machine)
+        found = contracted(left, right, kept, machine)
+        ways[number] = found + turned(found[0], output, machine) if ways else found
     (last,) = ways.values()
-    best = min(last, key=lambda way: way.seconds + _final_seconds(way, stage, machine))
-    return _StageWriter(stage, tuple(sliced)).run(best)
+    return min(last, key=lambda way: way.seconds + _final_seconds(way, output, machine))
+
+
+def turned(way: Way, output: Indices, machine: Machine) -> list[Way]:
+    """A value with its open legs in the order of the result, last or first, where they are not.
+
+    A copy of a small value early may save one of the result.
+    """
+    place = {index.name: k for k, index in enumerate(output)}
+    own = sorted((i for i in way.indices if i.name in place), key=lambda i: place[i.name])
+    rest = tuple(i for i in way.indices if i.name not in place)
+    if [i for i in way.indices if i.name in place] == own:
+        return []
+    found = []
+    for order in dict.fromkeys(((*rest, *own), (*own, *rest))):
+        arrangement = arrange(way.indices, (order,))
+        seconds = way.seconds + 2 * _copy_seconds(arrangement, machine)
+        found.append(Way(order, seconds, None, (way,), Turn(arrangement)))
+    return found
 
 
 def contracted(lefts: list[Way], rights: list[Way], kept: set[str], machine: Machine) -> list[Way]:
@@ -163,8 +194,8 @@ def _adjoints(work: Product) -> tuple[Product, Product]:
     return Product(b, m, n, k), Product(b, k, m, n)
 
 
-def _final_seconds(way: Way, stage: Stage, machine: Machine) -> float:
-    arrangement = arrange(way.indices, (stage.outgoing,))
+def _final_seconds(way: Way, output: Indices, machine: Machine) -> float:
+    arrangement = arrange(way.indices, (output,))
     return 2 * _copy_seconds(arrangement, machine) if arrangement.moved else 0.0
 
 
@@ -186,6 +217,10 @@ class Writer:
     def pick(self, pick: Pick, operand: Ref) -> Ref:
         """The step of a choice of open legs."""
         raise NotImplementedError
+
+    def shown(self, size: int) -> str:
+        """A size in a note."""
+        return str(size)
 
     def add(self, step: Step, note: str | None = None) -> Ref:
         """A step, with a note above it."""
@@ -209,6 +244,11 @@ class Writer:
             match now.made:
                 case Pair():
                     made[id(now)] = self._contract(now.made, *refs)
+                case Turn():
+                    (ref,) = refs
+                    turn = now.made.arrangement
+                    copy = Rearrange(ref, turn, math.prod(turn.view))
+                    made[id(now)] = self.add(copy, "legs in order")
                 case Pick():
                     made[id(now)] = self.pick(now.made, *refs)
                 case None:
@@ -222,7 +262,11 @@ class Writer:
         rows = math.prod(pair.left.view) // (batch * inner)
         columns = math.prod(pair.right.view) // (batch * inner)
         self.notes.append(
-            Note(len(self.steps), f"contract {batch} x ({rows}, {inner}) ({inner}, {columns})")
+            Note(
+                len(self.steps),
+                f"contract {self.shown(batch)} x ({self.shown(rows)}, {self.shown(inner)})"
+                f" ({self.shown(inner)}, {self.shown(columns)})",
+            )
         )
         left, one = self._moved(left, pair.left, (batch, rows, inner))
         right, other = self._moved(right, pair.right, (batch, inner, columns))

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from tncompile.graph.ir import Layer
+from tncompile.graph.network import is_drawn
 from tncompile.plan.results import LayerPlan, Plan, StagePlan
 from tncompile.report.facts import Run, alike_layers, alike_runs, wires_in
 from tncompile.report.layout import StageLayout, stage_layouts
 from tncompile.report.legend import legend, legend_words
 from tncompile.report.markup import Markup, tag, together
 from tncompile.report.shapes import COLORS, EDGE, LEVEL, Drawing, Frame, bond_shape, core_shape
+from tncompile.report.sketch import sketch
 
 LEFT, RIGHT, MARGIN = 116, 96, 20
 BAND, GAP = 20.0, 34.0
@@ -92,15 +94,20 @@ def shortened(text: str, most: int) -> str:
 
 def describe(layer: Layer) -> str:
     """A layer's network in a sentence, for who can't see it."""
+    cores = sum(len(s.cores) for s in layer.stages)
+    if is_drawn(layer):
+        legs = len(layer.stages[-1].outgoing)
+        return f"A network of {cores} tensors in {len(layer.stages)} stages, with {legs} legs."
     widths = [wires_in(layer.stages[0]), *(len(s.outgoing) for s in layer.stages)]
     shown = widths if len(widths) <= 12 else [*widths[:4], *widths[-3:]]
     path = " to ".join(map(str, shown)) + (", some left out" if shown != widths else "")
-    cores = sum(len(s.cores) for s in layer.stages)
     return f"{len(layer.stages)} stages on a row of wires, {path}; {cores} cores."
 
 
 def network(plan: LayerPlan) -> Drawing:
     """The network of one layer."""
+    if is_drawn(plan.layer):
+        return sketch(plan)
     layouts = stage_layouts(plan.layer)
     spread = [w.position for layout in layouts for w in layout.wires]
     low, high = min(spread, default=0.0), max(spread, default=0.0)

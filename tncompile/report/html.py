@@ -148,6 +148,7 @@ def _layer_facts(plan: LayerPlan) -> Markup:
     bound = "whole network" if rank.whole else "last, linear layer"
     times = ratio(layer.dense_parameter_count, layer.parameter_count)
     gain = best_gain(plan)
+    loops, _, width = sentences.network(layer).partition(", ")
     facts = [
         ("parameters", f"{layer.parameter_count:,}", f"for {layer.modes.entries:,} entries"),
         ("size", "–" if times is None else show_ratio(times).lower(), "than the dense weight"),
@@ -157,6 +158,7 @@ def _layer_facts(plan: LayerPlan) -> Markup:
             f"of {rank.full:,}; bound of the {bound}",
         ),
         ("modes", f"{layer.modes.order}", _modes(plan)),
+        ("network", loops, width),
         ("generating the weight", show_seconds(plan.forward.seconds), _work(plan)),
         (
             "training memory",

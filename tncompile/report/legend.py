@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tncompile.graph.ir import CONSTANTS, Core, CoreKind
+from tncompile.graph.network import is_drawn
 from tncompile.plan.results import LayerPlan
 from tncompile.report.markup import Markup, tag, together
 from tncompile.report.shapes import COLORS, Drawing
@@ -31,7 +32,13 @@ def legend(plans: Sequence[LayerPlan], most: float = 640.0) -> Drawing:
 
 def legend_words(plans: Sequence[LayerPlan]) -> tuple[str, ...]:
     """What no shape says."""
-    words = ["Wires run down, from the root to the weight; between stages stands their activation."]
+    words = []
+    if not all(is_drawn(plan.layer) for plan in plans):
+        words.append(
+            "Wires run down, from the root to the weight; between stages stands their activation."
+        )
+    if any(is_drawn(plan.layer) for plan in plans):
+        words.append("Lines between tensors are their indices, numbered ends the legs.")
     if any(stage.schedule.windows for plan in plans for stage in plan.stages):
         words.append("Cores of one colour are one window: one matrix product, in the order shown.")
     if any(len(s.schedule.windows) > COLORS for plan in plans for s in plan.stages):
@@ -64,6 +71,11 @@ _ENTRIES: tuple[tuple[Callable[[Core], bool], str, str], ...] = (
         _of(CoreKind.MIX),
         '<rect class="core" x="4" y="4" width="30" height="16" rx="5"/>',
         "mixer",
+    ),
+    (
+        _of(CoreKind.TENSOR),
+        '<circle class="core" cx="19" cy="12" r="8"/>',
+        "tensor",
     ),
     (_constant, '<g class="constant"><circle class="core" cx="19" cy="12" r="6"/></g>', "constant"),
 )

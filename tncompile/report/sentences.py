@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from tncompile.graph.ir import Layer
+from tncompile.graph.network import network_shape
 from tncompile.graph.targets import Convolution, ConvTranspose2d, Embedding
 from tncompile.plan.results import Application, LayerPlan, Moment, StagePlan, Training, Use
 from tncompile.plan.schedule import Schedule
@@ -24,8 +26,20 @@ def way(plan: StagePlan) -> str:
     return f"{text}, summed in {slices:,} slices" if plan.schedule.slices else text
 
 
+def network(layer: Layer) -> str:
+    """How the cores of a layer hang together."""
+    shape = network_shape(layer)
+    loops = "no loops" if not shape.loops else f"{shape.loops:,} loop{'s' * (shape.loops > 1)}"
+    least, most = shape.cones
+    cone = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    width = f"treewidth at most {shape.treewidth:,}"
+    return f"{loops}, {width}; a mode depends on {cone} of {shape.cores:,} cores"
+
+
 def windows(schedule: Schedule) -> str:
-    """In how many windows."""
+    """In how many windows, or as what else."""
+    if schedule.kind == "tree":
+        return "as a contraction tree"
     count = len(schedule.windows)
     return f"in {count} window{'s' * (count != 1)}"
 

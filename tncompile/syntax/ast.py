@@ -191,7 +191,7 @@ Place = AllWires | FirstWires | LastWires | WireRange | PairsFrom | PairList
 
 @dataclass(frozen=True, slots=True)
 class Let(Node):
-    """`let name = value`, at the top of a file or in a topology."""
+    """`let name = value`, at the top of a file, in a topology or a network."""
 
     name: Identifier
     value: Expression
@@ -254,19 +254,74 @@ class Last(Node):
 Statement = Let | Root | Expand | Map | Mix | UntilFull | Repeat | Last
 
 
+# Statements of a network ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Range(Node):
+    """`a..b`, both ends included; empty where b is below a."""
+
+    first: Expression
+    last: Expression
+
+
+Subscript = Expression | Range
+
+
+@dataclass(frozen=True, slots=True)
+class IndexUse(Node):
+    """`name`, `name[k]`, `name[k, a..b]: size`; a range stands for several indices."""
+
+    name: Identifier
+    subscripts: tuple[Subscript, ...]
+    size: Expression | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draw(Node):
+    """`shared freeze Name[k](index, …) init value`: a tensor with its indices."""
+
+    shared: bool
+    frozen: bool
+    name: Identifier
+    subscripts: tuple[Subscript, ...]
+    indices: tuple[IndexUse, ...]
+    init: Expression | None
+
+
+@dataclass(frozen=True, slots=True)
+class For(Node):
+    """`for k in a..b { … }`."""
+
+    name: Identifier
+    range: Range
+    body: tuple[Drawing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageBlock(Node):
+    """`stage (h[1..4]) { … }`: tensors that make the state with these legs."""
+
+    legs: tuple[IndexUse, ...]
+    body: tuple[Drawing, ...]
+
+
+Drawing = Let | Draw | For | StageBlock
+
+
 # Items of a file -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Import(Node):
-    """`import "x.tn"`: brings the topologies and lets of another file into scope."""
+    """`import "x.tn"`: brings the topologies, networks and lets of another file into scope."""
 
     path: String
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter(Node):
-    """A parameter of a topology, with its default."""
+    """A parameter of a topology or a network, with its default."""
 
     name: Identifier
     default: Expression | None
@@ -279,6 +334,15 @@ class Topology(Node):
     name: Identifier
     parameters: tuple[Parameter, ...]
     body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Network(Node):
+    """`network Name(parameters) { statements }`."""
+
+    name: Identifier
+    parameters: tuple[Parameter, ...]
+    body: tuple[Drawing, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +363,7 @@ class Layer(Node):
     settings: tuple[Setting, ...]
 
 
-Item = Import | Let | Topology | Layer
+Item = Import | Let | Topology | Network | Layer
 
 
 @dataclass(frozen=True, slots=True)

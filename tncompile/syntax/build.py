@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import NoReturn
 
 from lark import Token, Tree
@@ -48,13 +49,15 @@ class TreeBuilder:
                     self._call(_tree(parts[2])),
                     tuple(self._setting(_tree(s)) for s in settings),
                 )
+            case "topology":
+                name, parameters = self._identifier(parts[0]), self._parameters(parts)
+                return ast.Topology(span, name, parameters, self._body(_tree(parts[-1]), 1))
             case _:
-                return ast.Topology(
-                    span,
-                    self._identifier(parts[0]),
-                    tuple(self._parameter(_tree(p)) for p in parts[1:-1] if p is not None),
-                    self._body(_tree(parts[-1]), 1),
-                )
+                name, parameters = self._identifier(parts[0]), self._parameters(parts)
+                return ast.Network(span, name, parameters, self._drawing(_tree(parts[-1]), 1))
+
+    def _parameters(self, parts: Sequence[Part]) -> tuple[ast.Parameter, ...]:
+        return tuple(self._parameter(_tree(p)) for p in parts[1:-1] if p is not None)
 
     def _setting(self, tree: Tree[Token]) -> ast.Setting:
         name, value = tree.children
@@ -119,6 +122,66 @@ class TreeBuilder:
     def _pair(self, tree: Tree[Token]) -> ast.Pair:
         left, right = (self.expression(e) for e in tree.children)
         return ast.Pair(self._span(tree), left, right)
+
+    # Networks --------------------------------------------------------------------------
+
+    def _drawing(self, tree: Tree[Token], depth: int) -> tuple[ast.Drawing, ...]:
+        return tuple(self._drawn(_tree(s), depth) for s in tree.children)
+
+    def _drawn(self, tree: Tree[Token], depth: int) -> ast.Drawing:
+        span = self._span(tree)
+        if depth > self.depth_limit:
+            self._too_deep(span)
+        parts = tree.children
+        match tree.data:
+            case "let":
+                return self._let(tree)
+            case "tensor":
+                shared, frozen, name, subscripts, *indices, _, init = parts
+                return ast.Draw(
+                    span,
+                    shared is not None,
+                    frozen is not None,
+                    self._identifier(name),
+                    self._subscripts(_tree(subscripts)),
+                    tuple(self._index(_tree(i)) for i in indices if i is not None),
+                    None if init is None else self.expression(init),
+                )
+            case "for":
+                name, turns, body = parts
+                return ast.For(
+                    span,
+                    self._identifier(name),
+                    self._range(_tree(turns)),
+                    self._drawing(_tree(body), depth + 1),
+                )
+            case _:
+                *legs, body = parts
+                return ast.StageBlock(
+                    span,
+                    tuple(self._index(_tree(i)) for i in legs),
+                    self._drawing(_tree(body), depth + 1),
+                )
+
+    def _index(self, tree: Tree[Token]) -> ast.IndexUse:
+        name, subscripts, size = tree.children
+        return ast.IndexUse(
+            self._span(tree),
+            self._identifier(name),
+            self._subscripts(_tree(subscripts)),
+            None if size is None else self.expression(size),
+        )
+
+    def _subscripts(self, tree: Tree[Token]) -> tuple[ast.Subscript, ...]:
+        return tuple(
+            self._range(_tree(p)) if _tree(p).data == "range" else self.expression(p)
+            for p in tree.children
+            if p is not None
+        )
+
+    def _range(self, tree: Tree[Token]) -> ast.Range:
+        first, last = (self.expression(e) for e in tree.children)
+        return ast.Range(self._span(tree), first, last)
 
     # Expressions -----------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def format_expression(node: ast.Expression) -> str:
             assert_never(node)
 
 
-def format_statement(node: ast.Statement) -> str:
+def format_statement(node: ast.Statement | ast.Drawing) -> str:
     """Canonical text of a statement on one line, as it is quoted in reports and comments."""
     match node:
         case ast.Let():
@@ -75,10 +75,40 @@ def format_statement(node: ast.Statement) -> str:
             return f"{_shared(node.shared)}map {_place(node.place)}"
         case ast.Mix():
             return f"{_shared(node.shared)}mix {_place(node.place)}"
-        case ast.UntilFull() | ast.Repeat() | ast.Last():
+        case ast.Draw():
+            return _draw(node)
+        case ast.UntilFull() | ast.Repeat() | ast.Last() | ast.For() | ast.StageBlock():
             return f"{_header(node)} {_inline(node.body)}"
         case _:
             assert_never(node)
+
+
+def _draw(node: ast.Draw) -> str:
+    head, *indices, tail = _draw_parts(node)
+    return f"{head}{', '.join(indices)}{tail}"
+
+
+def _draw_parts(node: ast.Draw) -> tuple[str, ...]:
+    """What stands before the indices of a tensor, each of them, and what stands behind."""
+    init = "" if node.init is None else f" init {format_expression(node.init)}"
+    words = f"{_shared(node.shared)}{'freeze ' if node.frozen else ''}"
+    head = f"{words}{node.name.name}{_subscripts(node.subscripts)}("
+    return (head, *map(_index, node.indices), f"){init}")
+
+
+def _index(node: ast.IndexUse) -> str:
+    size = "" if node.size is None else f": {format_expression(node.size)}"
+    return f"{node.name.name}{_subscripts(node.subscripts)}{size}"
+
+
+def _subscripts(nodes: Sequence[ast.Subscript]) -> str:
+    return f"[{', '.join(map(_subscript, nodes))}]" if nodes else ""
+
+
+def _subscript(node: ast.Subscript) -> str:
+    if isinstance(node, ast.Range):
+        return f"{format_expression(node.first)}..{format_expression(node.last)}"
+    return format_expression(node)
 
 
 def _argument(node: ast.Argument) -> str:
@@ -134,7 +164,7 @@ def _place(node: ast.Place) -> str:
             assert_never(node)
 
 
-_Line = ast.Item | ast.Statement | ast.Setting
+_Line = ast.Item | ast.Statement | ast.Drawing | ast.Setting
 
 
 def _header(node: _Line) -> str:
@@ -146,14 +176,14 @@ def _header(node: _Line) -> str:
             return f"repeat {format_expression(node.count)}"
         case ast.Last():
             return "last"
+        case ast.For():
+            return f"for {node.name.name} in {_subscript(node.range)}"
+        case ast.StageBlock():
+            return f"stage ({', '.join(map(_index, node.legs))})"
         case ast.Topology():
-            parameters = ", ".join(
-                p.name.name
-                if p.default is None
-                else f"{p.name.name} = {format_expression(p.default)}"
-                for p in node.parameters
-            )
-            return f"topology {node.name.name}({parameters})"
+            return f"topology {node.name.name}({_parameters(node.parameters)})"
+        case ast.Network():
+            return f"network {node.name.name}({_parameters(node.parameters)})"
         case ast.Layer():
             target, source = format_expression(node.target), format_expression(node.source)
             return f"layer {node.name.name} : {target} from {source}"
@@ -165,10 +195,19 @@ def _header(node: _Line) -> str:
             return format_statement(node)
 
 
+def _parameters(nodes: Sequence[ast.Parameter]) -> str:
+    return ", ".join(
+        p.name.name if p.default is None else f"{p.name.name} = {format_expression(p.default)}"
+        for p in nodes
+    )
+
+
 def _body(node: _Line) -> Sequence[_Line] | None:
     """The lines of a node's block, None if it has no block."""
     match node:
-        case ast.UntilFull() | ast.Repeat() | ast.Last() | ast.Topology():
+        case ast.UntilFull() | ast.Repeat() | ast.Last() | ast.For() | ast.StageBlock():
+            return node.body
+        case ast.Topology() | ast.Network():
             return node.body
         case ast.Layer():
             return node.settings or None
@@ -215,7 +254,7 @@ class _Printer:
             if not body or (stood_on_one_line and len(self.indent + inline) <= WIDTH):
                 text, body = inline, None
         if body is None:
-            self.line(text, node.span)
+            self.line(self._broken(node, text), node.span)
             return
         self.line(f"{text} {{", Span(node.span.file, node.span.start, body[0].span.start))
         self.source_line = self._header_line(node)
@@ -226,13 +265,27 @@ class _Printer:
         self.lines.append(f"{self.indent}}}")
         self.source_line = node.span.last.line
 
+    def _broken(self, node: _Line, text: str) -> str:
+        """The text of a node; a tensor that is too long has each index in a line."""
+        if not isinstance(node, ast.Draw) or not node.indices:
+            return text
+        if len(self.indent + text) <= WIDTH:
+            return text
+        head, *indices, tail = _draw_parts(node)
+        within = f"\n{self.indent}    "
+        return f"{head}{within}{f',{within}'.join(indices)}\n{self.indent}{tail}"
+
     @staticmethod
     def _header_line(node: _Line) -> int:
         match node:
             case ast.Layer():
                 return node.source.span.last.line
-            case ast.Topology() if node.parameters:
+            case ast.Topology() | ast.Network() if node.parameters:
                 return node.parameters[-1].span.last.line
+            case ast.StageBlock():
+                return node.legs[-1].span.last.line
+            case ast.For():
+                return node.range.span.last.line
             case _:
                 return node.span.first.line
 

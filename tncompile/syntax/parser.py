@@ -26,9 +26,8 @@ from tncompile.syntax.build import TreeBuilder
 NESTING_LIMIT = 100
 _IGNORED = {"COMMENT", "BLANK", "STRAY"}
 # Words that begin an item wherever they stand, and those that do so outside of braces only.
-_ALWAYS_ITEM = {"LAYER", "TOPOLOGY", "IMPORT"}
+_ALWAYS_ITEM = {"LAYER", "TOPOLOGY", "NETWORK", "IMPORT"}
 _OUTER_ITEM = {"LET"}
-_FUTURE = {"network": "networks drawn tensor by tensor", "stage": "drawn networks"}
 _OPEN = {"LBRACE": "RBRACE", "LPAR": "RPAR", "LSQB": "RSQB"}
 _SHOWN = {
     "NAME": "a name",
@@ -39,6 +38,8 @@ _SHOWN = {
 _VALUE = {"NAME", "NUMBER", "SIZE", "STRING", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS"}
 _OPERATORS = {"PLUS", "MINUS", "TIMES", "DIVIDE", "MOD", "CIRCUMFLEX"}
 _STATEMENTS = {"ROOT", "EXPAND", "MAP", "MIX", "UNTIL", "REPEAT", "SHARED"}
+_DRAWN = {"NAME", "SHARED", "FREEZE", "FOR", "STAGE", "LET"}
+_WORDS_AND_SETTINGS = {"NAME", "INIT", "FREEZE"}
 
 
 @cache
@@ -193,8 +194,6 @@ def _unexpected(
     file: SourceFile, tokens: list[Token], token: Token, expected: set[str]
 ) -> Diagnostic:
     span = _span(file, token)
-    if str(token) in _FUTURE and token.type == "NAME":
-        return errors.FutureConstruct(span, str(token), _FUTURE[str(token)])
     if "NAME" in expected and _fixed_words().get(token.type, "").isalpha():
         return errors.ReservedWord(span, str(token))
     opened = None
@@ -231,8 +230,13 @@ def _describe(expected: set[str]) -> tuple[str, ...]:
     if expected >= _STATEMENTS:
         words.append("a statement")
         expected = expected - _STATEMENTS - {"LAST", "LET"}
+    if expected >= _DRAWN:
+        words.append("a statement")
+        expected = expected - _DRAWN
+    elif expected >= _WORDS_AND_SETTINGS:
+        expected = expected - (_WORDS_AND_SETTINGS - {"NAME"})
     if expected >= _ALWAYS_ITEM:
-        words.append("`layer`, `topology`, `let` or `import`")
+        words.append("`layer`, `topology`, `network`, `let` or `import`")
         expected = expected - _ALWAYS_ITEM - _OUTER_ITEM
     fixed = _fixed_words()
     for name in sorted(expected - _IGNORED):
