@@ -55,9 +55,8 @@ for name in module.__all__:
     instance = getattr(module, name)()
     weight = instance() if name.endswith("Weight") else instance.weight
     weight.sum().backward()
-    bias = getattr(instance, "bias", None)
-    trained = [p for p in instance.parameters() if p.requires_grad and p is not bias]
-    assert all(p.grad is not None for p in trained)
+    own = {n: p for n, p in instance.named_parameters() if p.requires_grad}
+    assert all(p.grad is not None for n, p in own.items() if not n.endswith("bias"))
 """
 
 

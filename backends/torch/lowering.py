@@ -146,7 +146,7 @@ def biased_lines(instructions: Sequence[Instruction], batch: str, result: str) -
     else:
         one, other = code.split(" @ ")
         code = _in_branch(instruction.result, "torch.addmm(", ["bias", one, other])
-    yield from commented(f"{instruction.result} = {code}", comment)
+    yield from commented(f"{instruction.result} = {code}", comment, WIDTH - 4)  # in a branch
 
 
 def _in_branch(result: str, head: str, items: list[str]) -> str:

@@ -9,7 +9,7 @@ from tncompile.emit.adjoint import adjoint
 from tncompile.emit.program import StreamProgram
 from tncompile.emit.stage import STATE, attribute, identifier
 from tncompile.graph.ir import Layer
-from tncompile.graph.targets import Conv2d, Target
+from tncompile.graph.targets import Convolution, Target
 
 from .adjoint import adjoint_lines
 from .lowering import lines, load_lines, row_lines
@@ -22,8 +22,10 @@ class BlockView:
     """How a block of the weight is used: expressions of input, weight and gradient (`block`).
 
     Outputs of blocks are joined along `axis`; `cut` takes the part of a block from a gradient.
+    `options` are what the expressions call so, none for those of a matrix.
     """
 
+    options: str | None
     apply: str
     axis: int
     cut: str
@@ -106,20 +108,22 @@ def _uncrop(shape: tuple[int, ...], extents: tuple[int, ...]) -> str:
 
 def block_view(target: Target) -> BlockView:
     """How blocks of rows of a target's weight are used."""
-    if not isinstance(target, Conv2d):
+    if not isinstance(target, Convolution):
         inputs = target.weight_shape[1]
         return BlockView(
+            options=None,
             apply="functional.linear(input, weight)",
             axis=-1,
             cut="[..., first:last]",
             input_gradient="block @ weight",
             weight_gradient=f"block.reshape(-1, last - first).mT @ input.reshape(-1, {inputs})",
         )
-    options = f"{target.stride!r}, {target.own_padding!r}, {target.dilation!r}"
+    conv = f"conv{target.dimensions}d"
     return BlockView(
-        apply=f"functional.conv2d(input, weight, None, {options})",
-        axis=-3,
+        options=f"{target.stride!r}, {target.own_padding!r}, {target.dilation!r}",
+        apply=f"functional.{conv}(input, weight, None, *options)",
+        axis=-1 - target.dimensions,
         cut="[:, first:last]",
-        input_gradient=f"nn.grad.conv2d_input(input.shape, weight, block, {options})",
-        weight_gradient=f"nn.grad.conv2d_weight(input, weight.shape, block, {options})",
+        input_gradient=f"nn.grad.{conv}_input(input.shape, weight, block, *options)",
+        weight_gradient=f"nn.grad.{conv}_weight(input, weight.shape, block, *options)",
     )

@@ -21,10 +21,10 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
 
 
-def commented(code: str, comment: str) -> Iterator[str]:
+def commented(code: str, comment: str, width: int = WIDTH) -> Iterator[str]:
     """A line with its comment behind it, or above it where the line would be too long."""
     line = f"{code}  # {comment}"
-    if len(line) <= WIDTH and "\n" not in code:
+    if len(line) <= width and "\n" not in code:
         yield line
     else:
         yield f"# {comment}"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from textwrap import wrap
 
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
-from tncompile.emit.environment import literal
+from tncompile.emit.entries import EntryProgram
 from tncompile.emit.program import Run
 from tncompile.graph.ir import Modes, NearIdentity
-from tncompile.graph.targets import Conv2d
+from tncompile.graph.targets import Biased
 from tncompile.plan import LayerPlan
 from tncompile.plan.contract import is_pointwise
+from tncompile.plan.entries import EntryStep
 from tncompile.plan.schedule import Convolve, Identity, Kron, Ones, Schedule, trained_values
 
 from . import activations
@@ -22,6 +23,7 @@ from .parameters import ParameterView, in_order, parameter_views
 from .runs import RunView, run_view
 from .stages import StageView, stage_view
 from .streams import StreamView, stream_view
+from .targets import TargetView, target_view
 from .text import shape_text
 
 _COMMENT_WIDTH = 90
@@ -41,6 +43,7 @@ class LayerView:
     parameter_count: int
     dense_count: int
     stages: tuple[StageView, ...]
+    shape: tuple[int, ...]
     weight_shape: str
     weight_axes: int
     strides: str
@@ -53,18 +56,15 @@ class LayerView:
     output_pad: int
     entry_lines: tuple[str, ...]
     entry_result: str
+    row_lines: tuple[str, ...]
+    row_result: str | None
+    looks_up: bool
     default_dtype: str
     bias: bool
-    inputs: int
     bias_size: int
-    bias_bound: str
     replaces: str | None
-    attributes: tuple[str, ...]
-    padding: str
-    padding_amounts: str | None
-    stream_padding: str | None
-    contract_padding: str | None
-    stride_area: int
+    applied: TargetView
+    heads: int
     trunk: tuple[RunView, ...]
     last_again: RunView | None
     contract: StageView | None
@@ -93,6 +93,16 @@ class LayerView:
         return self.stages[-1]
 
     @property
+    def row_count(self) -> int:
+        """Rows of the weight."""
+        return self.shape[0]
+
+    @property
+    def row_size(self) -> int:
+        """Entries of a row of the weight."""
+        return math.prod(self.shape[1:])
+
+    @property
     def padded(self) -> bool:
         """Whether generated entries are thrown away."""
         return self.generated > self.entries
@@ -116,7 +126,12 @@ class ModuleView:
     @property
     def other_modes(self) -> bool:
         """Whether a layer is applied in another way than by its weight."""
-        return any(x.contract is not None or x.stream is not None for x in self.layers)
+        return any(x.mode_tables for x in self.layers)
+
+    @property
+    def embeddings(self) -> bool:
+        """Whether a layer looks rows up."""
+        return any(x.kind == "embedding" for x in self.layers)
 
     @property
     def exports(self) -> tuple[str, ...]:
@@ -145,7 +160,7 @@ def module_view(program: ModuleProgram) -> ModuleView:
             isinstance(step, Identity | Ones)
             for layer in program.layers
             for schedule in _schedules(layer.plan)
-            for step in (*schedule.steps, *layer.plan.entries.schedule.steps)
+            for step in (*schedule.steps, *_entry_steps(layer.plan))
         ),
         contracts=any(_contract(layer, _used_modes(layer.plan)) for layer in program.layers),
         convolved=any(
@@ -159,6 +174,11 @@ def module_view(program: ModuleProgram) -> ModuleView:
             line for key, text in program.decisions for line in _decision_lines(key, text)
         ),
     )
+
+
+def _entry_steps(plan: LayerPlan) -> list[EntryStep]:
+    """All steps that single entries and rows take."""
+    return [step for own in (plan.entries, plan.rows) if own for step in own.schedule.steps]
 
 
 def _krons(program: ModuleProgram) -> Iterator[str]:
@@ -197,10 +217,6 @@ def _layer(program: LayerProgram) -> LayerView:
     extents = layer.modes.extents
     for size in reversed(extents[1:]):
         strides.insert(0, strides[0] * size)
-    fan_in = getattr(target, "fan_in", 1)
-    amounts, padding = None, "self.padding"
-    if isinstance(target, Conv2d) and target.padding_mode != "zeros":
-        amounts, padding = repr(target.padding_amounts), "0"
     again = {n for r in program.trunk if r.recomputed for n in range(r.first, r.last + 1)}
     again |= {len(program.stages)} if program.last_recomputed else set()
     stages = tuple(
@@ -220,6 +236,7 @@ def _layer(program: LayerProgram) -> LayerView:
         parameter_count=layer.parameter_count,
         dense_count=layer.dense_parameter_count,
         stages=stages,
+        shape=shape,
         weight_shape=shape_text(shape),
         weight_axes=len(shape),
         strides=repr(tuple(strides)),
@@ -232,24 +249,27 @@ def _layer(program: LayerProgram) -> LayerView:
         output_pad=layer.modes.generated // math.prod(extents[1:]) - shape[0],
         entry_lines=tuple(entry_lines(program.entries)),
         entry_result=program.entries.result,
+        row_lines=() if program.rows is None else tuple(entry_lines(program.rows)),
+        row_result=None if program.rows is None else _row(program.rows, extents[1], shape[1]),
+        looks_up="rows" in used,
         default_dtype="None" if layer.dtype is None else f"torch.{layer.dtype}",
         bias=layer.bias,
-        inputs=getattr(target, "in_features", getattr(target, "in_channels", 0)),
-        bias_size=getattr(target, "bias_size", 0),
-        bias_bound=f"1.0 / math.sqrt({fan_in})",
+        bias_size=target.bias_size if isinstance(target, Biased) else 0,
         replaces=layer.replaces,
-        attributes=_attributes(target),
-        padding=padding,
-        padding_amounts=amounts,
-        stream_padding=_stream_padding(target),
-        contract_padding=_contract_padding(target, is_pointwise(layer)),
-        stride_area=math.prod(getattr(target, "stride", ())),
+        applied=target_view(layer),
+        heads=getattr(target, "num_heads", 0),
         trunk=tuple(run_view(run, stages, layer) for run in program.trunk),
         last_again=run_view(last_run, stages, layer) if program.last_recomputed else None,
         contract=_contract(program, used),
         stream=_stream(program, used),
         mode_tables=_mode_tables(program.plan, used),
     )
+
+
+def _row(program: EntryProgram, extent: int, size: int) -> str:
+    """Rows of the weight, from all that is generated of them."""
+    whole = f"{program.result}.reshape(n, {extent})"
+    return f"{whole}[:, :{size}]" if extent > size else whole
 
 
 def _crops_axes(modes: Modes) -> bool:
@@ -302,28 +322,3 @@ def _mode_tables(plan: LayerPlan, used: set[str]) -> tuple[str, ...]:
         pairs = ", ".join(f'({batch}, "{mode}")' for batch, mode in changes)
         found.append(f"{name} = ({pairs}{',' if len(changes) == 1 else ''})")
     return tuple(found)
-
-
-def _stream_padding(target: object) -> str | None:
-    """Padding that is put around an input before it is used block by block."""
-    if isinstance(target, Conv2d) and isinstance(target.padding, str):
-        amounts = target.padding_amounts
-        return repr(amounts) if any(amounts) and target.padding_mode == "zeros" else None
-    return None
-
-
-def _contract_padding(target: object, pointwise: bool) -> str | None:
-    """Zeros that are put around the input of a convolution before it is contracted."""
-    if not pointwise:
-        return _stream_padding(target)
-    if isinstance(target, Conv2d) and target.padding_mode == "zeros":
-        return repr(target.padding_amounts) if any(target.padding_amounts) else None
-    return None
-
-
-def _attributes(target: object) -> tuple[str, ...]:
-    """The attributes of the PyTorch module, as class attributes."""
-    fields: dict[str, object] = {
-        name: getattr(target, name) for name in getattr(target, "__dataclass_fields__", ())
-    }
-    return tuple(f"{name} = {literal(value)}" for name, value in fields.items())

@@ -204,6 +204,29 @@ CASES = {
         (4, 3, 4),
         "apply = contract",
     ),
+    "conv1d_contract": Case(
+        "Conv1d(4, 4, 2, stride = 2, padding = 1)",
+        "MERA(2)",
+        decoder_row("MERA", 5, 2, 2, 2),
+        "silu",
+        (4, 5),
+        "apply = contract",
+    ),
+    "conv3d_stream": Case(
+        "Conv3d(2, 3, (1, 2, 2), padding = 1)",
+        "TTN(2)",
+        decoder_row("TTN", 5, 2, 2, 2),
+        "elu",
+        (2, 2, 3, 2),
+        "apply = stream",
+    ),
+    "transposed": Case(
+        "ConvTranspose2d(2, 3, 2, stride = (2, 3), output_padding = 1)",
+        "MERA(2)",
+        decoder_row("MERA", 5, 2, 2, 2),
+        "gelu",
+        (2, 2, 3),
+    ),
     "tensor": Case(
         "Tensor(2, 3, 7)",
         "TTN(1)",
@@ -382,6 +405,13 @@ def dense(name: str, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Te
     if not inputs:
         return weight
     (x,) = inputs
-    if name in CONVOLUTIONS:
-        return functional.conv2d(x, weight, bias, stride=(1, 2), padding=1)
+    match name:
+        case "conv1d_contract":
+            return functional.conv1d(x, weight, bias, stride=2, padding=1)
+        case "conv3d_stream":
+            return functional.conv3d(x, weight, bias, padding=1)
+        case "transposed":
+            return functional.conv_transpose2d(x, weight, bias, (2, 3), 0, 1)
+        case _ if name in CONVOLUTIONS:
+            return functional.conv2d(x, weight, bias, stride=(1, 2), padding=1)
     return functional.linear(x, weight, bias)

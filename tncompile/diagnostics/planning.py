@@ -67,8 +67,11 @@ class WeightDoesNotFit(Diagnostic):
     needed: str
     limit: str
     reason: str
+    looked_up: bool = False
 
     def notes(self) -> tuple[str, ...]:
+        if self.looked_up:
+            return ("rows are looked up one by one, so that the layer never makes its weight",)
         return ("inputs join the network, so that the layer never makes its weight",)
 
     def helps(self) -> tuple[str, ...]:

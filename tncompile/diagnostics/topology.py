@@ -17,6 +17,10 @@ class BadTarget(Diagnostic):
     title: ClassVar = "{reason}"
     label: ClassVar = "in this target"
     reason: str
+    why: str = ""
+
+    def notes(self) -> tuple[str, ...]:
+        return (self.why,) if self.why else ()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Single entries of a weight as a linear program with names.
 
-Enters: the entry schedule of a layer. Leaves: an `EntryProgram`: parameters read core by core,
-gatherings, then instructions. The state keeps its name `x`; gathered cores `g…` and values of
-the tree `t…` have names of their own.
+Enters: the schedule of a layer's entries, or of its rows. Leaves: an `EntryProgram`: parameters
+read core by core, gatherings, then instructions. The state keeps its name `x`; gathered cores
+`g…` and values of the tree `t…` have names of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tncompile.plan.windows import slot_text
 # What the method around the program calls its own.
 RESERVED = frozenset(
     {"self", "index", "shape", "size", "flat", "n", "digit", "slots", "right", "rows", "left"}
+    | {"state", "outside"}
 )
 
 

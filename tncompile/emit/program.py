@@ -90,6 +90,7 @@ class LayerProgram:
     contract: StageProgram | None
     stream: StreamProgram | None
     entries: EntryProgram
+    rows: EntryProgram | None
 
     @property
     def layer(self) -> Layer:
@@ -127,7 +128,7 @@ def module_program(plan: Plan, header: Header) -> ModuleProgram:
         for layer in plan.layers
         for key, decision in (
             *(found for s in layer.stages for found in (s.searched, (s.key, s.decision))),
-            (layer.entries.key, layer.entries.decision),
+            *((e.key, e.decision) for e in (layer.entries, layer.rows) if e is not None),
         )
     }
     return ModuleProgram(header, tuple(_layer(p) for p in plan.layers), tuple(decisions.items()))
@@ -171,6 +172,9 @@ def _layer(plan: LayerPlan) -> LayerProgram:
         contract=contract,
         stream=_stream(plan, parameters),
         entries=entry_program(plan.entries.schedule, last.stage, plan.layer.parameters),
+        rows=None
+        if plan.rows is None
+        else entry_program(plan.rows.schedule, last.stage, plan.layer.parameters),
     )
 
 

@@ -36,6 +36,7 @@ _NODES: tuple[type[ast.AST], ...] = (
     ast.With,
     ast.withitem,
     ast.Try,
+    ast.ExceptHandler,
     ast.Raise,
     ast.Expr,
     ast.Call,
@@ -81,6 +82,7 @@ _BUILTINS = frozenset(
     {
         "IndexError",
         "RuntimeError",
+        "ValueError",
         "any",
         "bool",
         "dict",
@@ -108,8 +110,12 @@ _LIBRARIES = frozenset({"torch", "nn", "functional", "math"})
 # All that the templates use of the libraries, in calls, annotations and defaults alike.
 _LIBRARY_NAMES = frozenset(
     {
+        "functional.conv1d",
         "functional.conv2d",
+        "functional.conv3d",
+        "functional.conv_transpose2d",
         "functional.elu",
+        "functional.embedding",
         "functional.gelu",
         "functional.linear",
         "functional.pad",
@@ -120,8 +126,12 @@ _LIBRARY_NAMES = frozenset(
         "nn.Module",
         "nn.Parameter",
         "nn.ParameterDict",
+        "nn.grad.conv1d_input",
+        "nn.grad.conv1d_weight",
         "nn.grad.conv2d_input",
         "nn.grad.conv2d_weight",
+        "nn.grad.conv3d_input",
+        "nn.grad.conv3d_weight",
         "nn.init.constant_",
         "nn.init.normal_",
         "nn.init.uniform_",
@@ -152,6 +162,8 @@ _LIBRARY_NAMES = frozenset(
         "torch.get_autocast_dtype",
         "torch.is_autocast_enabled",
         "torch.is_grad_enabled",
+        "torch.int32",
+        "torch.int64",
         "torch.isfinite",
         "torch.no_grad",
         "torch.ones_like",
@@ -161,6 +173,7 @@ _LIBRARY_NAMES = frozenset(
         "torch.stack",
         "torch.tanh",
         "torch.tensor",
+        "torch.unique",
         "torch.where",
         "torch.zeros_like",
     }

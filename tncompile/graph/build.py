@@ -26,8 +26,8 @@ from tncompile.graph.names import called as called_source
 from tncompile.graph.rows import carry_out
 from tncompile.graph.scope import fail
 from tncompile.graph.stages import Generator, assemble
-from tncompile.graph.targets import Target, TargetCall, target
-from tncompile.graph.targets import Tensor as TensorTarget
+from tncompile.graph.target_calls import TargetCall, target
+from tncompile.graph.targets import Biased, Target
 from tncompile.graph.wiring import wire
 from tncompile.source import Span
 from tncompile.syntax import Unit, ast
@@ -44,7 +44,8 @@ SETTINGS = (
     "modes",
     "replaces",
 )
-APPLY = ("auto", "materialise", "contract", "stream")
+APPLY = ("auto", "materialise", "contract", "stream", "rows")
+_NO_BIAS = {"embedding": ("an", "Embedding"), "tensor": ("a", "Tensor")}
 _LATER_SETTINGS = ("freeze", "groups", "share")
 _MOST_BOND = 2**16
 
@@ -226,12 +227,12 @@ class _LayerBuilder:
         own = self.settings.get("bias")
         if own is not None and called.bias_span is not None:
             fail(errors.Conflict(own.span, "`bias` is given twice", called.bias_span))
-        if own is not None and isinstance(called.target, TensorTarget):
-            reason = "a `Tensor` has no bias"
+        if own is not None and not isinstance(called.target, Biased):
+            reason = "{} `{}` has no bias".format(*_NO_BIAS[called.target.kind])
             fail(errors.Conflict(own.span, reason, self.node.target.span))
         if own is not None:
             return self.scope.boolean(own, "`bias`")
-        return not isinstance(called.target, TensorTarget) and called.bias is not False
+        return isinstance(called.target, Biased) and called.bias is not False
 
     def _name(self, setting: str, known: tuple[str, ...]) -> str | None:
         """A setting whose value is one of a few names."""

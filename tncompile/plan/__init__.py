@@ -5,10 +5,11 @@ paths, `choose` compares; `tape` says what a schedule executes, `memory` and `re
 it keeps alive, `applications` how a layer is applied; `plan` puts it together as `results`.
 """
 
+from tncompile.plan.batches import BATCHES
 from tncompile.plan.cache import Cache
 from tncompile.plan.decision import Decision
 from tncompile.plan.limits import Memory, machine_memory, show_bytes
-from tncompile.plan.plan import BATCHES, Settings, make_plan
+from tncompile.plan.plan import Settings, make_plan
 from tncompile.plan.profile import CPU, H200, Profile
 from tncompile.plan.results import (
     Application,

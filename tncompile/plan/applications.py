@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Layer
-from tncompile.graph.targets import Conv2d, Linear
+from tncompile.graph.targets import Biased, Convolution, ConvTranspose2d, Embedding
 from tncompile.plan.choose import Chooser
 from tncompile.plan.contract import (
     Groups,
@@ -61,11 +61,16 @@ class Stream:
 
 
 def matrix_shape(layer: Layer) -> tuple[int, int] | None:
-    """The weight as a matrix (outputs, inputs of one output); None where nothing is applied."""
-    if not isinstance(layer.target, Linear | Conv2d):
+    """The weight as a matrix (outputs, inputs of one output); None where nothing is applied.
+
+    Of a transposed convolution the other way round: all that one input position adds to.
+    """
+    if not isinstance(layer.target, Biased):
         return None
-    shape = layer.target.weight_shape
-    return shape[0], math.prod(shape[1:])
+    rows, *columns = layer.target.weight_shape
+    if isinstance(layer.target, ConvTranspose2d):
+        return math.prod(columns), rows
+    return rows, math.prod(columns)
 
 
 def find_contract(
@@ -132,9 +137,13 @@ def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stre
     `rows` None chooses blocks that stay in memory that is already mapped.
     """
     shape = matrix_shape(layer)
+    if isinstance(layer.target, Embedding):
+        return "an index takes a row as it is"
     if shape is None:
         return "there is no input"
-    if isinstance(layer.target, Conv2d) and layer.target.groups > 1:
+    if isinstance(layer.target, ConvTranspose2d):
+        return "every row of a transposed convolution reaches all of its output"
+    if isinstance(layer.target, Convolution) and layer.target.groups > 1:
         return "groups take blocks of their own"
     row = Row.of(layer.stages[-1])
     if row is None:
@@ -276,7 +285,7 @@ def _channels_last(tape: Tape, made: Sequence[Storage], layer: Layer) -> list[Wo
     A linear layer's own input and output are outside of what a mode takes.
     """
     ends = (made[0], made[-1])
-    if not isinstance(layer.target, Conv2d):
+    if not isinstance(layer.target, Convolution):
         tape.outside.update(ends)
         return []
     tape.outside.discard(made[0])

@@ -115,10 +115,13 @@ class Chooser:
         assert entry.decision.path is not None
         return entry.decision.path
 
-    def entries(self, stage: Stage) -> EntryPlan:
-        """How single entries of a stage are evaluated, kept like any other plan."""
-        network = entry_network(stage)
-        name = key(stage, self.machine, "entries", None)
+    def entries(self, stage: Stage, kept: int = 0) -> EntryPlan:
+        """How single entries of a stage are evaluated, kept like any other plan.
+
+        With `kept` they are rows, of the last so many outgoing indices.
+        """
+        network = entry_network(stage, kept)
+        name = key(stage, self.machine, f"rows of {kept}" if kept else "entries", None)
         entry = self._known_entries(name, network)
         if entry is None:
             entry = self._search_entries(network)
@@ -138,13 +141,13 @@ class Chooser:
             return entry_schedule(network, path, self.machine).cost.seconds
 
         given = network.tensors()
-        paths = [search(given, (network.batch,))]
+        paths = [search(given, network.result)]
         if network.state_legs and len(given) > 2:
             # A search counts FLOPs that taking legs does not have. It misses that a large state
             # had better lose all other legs first: 1 MiB in place of 256 for 1024 entries where
             # 16 of 18 wires of size 2 go on.
             at = len(network.leaves)
-            rest = search([*given[:at], *given[at + 1 :]], (network.batch, *network.state_legs))
+            rest = search([*given[:at], *given[at + 1 :]], (*network.result, *network.state_legs))
             pairs = [(a + (a >= at), b + (b >= at)) for a, b in rest]
             paths.append((*pairs, (2 * len(given) - 3, at)))
         best = min(paths, key=seconds)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Index, Layer
-from tncompile.graph.targets import Conv2d, Linear
+from tncompile.graph.targets import QKV, Convolution, ConvTranspose2d, Embedding, Linear
 from tncompile.plan.cuts import FORWARD, Section, Sweep, swept_sections
 from tncompile.plan.late import input_last
 from tncompile.plan.rows import Action, Row, act, rebased, size
@@ -69,9 +69,13 @@ def parts(layer: Layer) -> Parts | str:
 def unjoinable(layer: Layer) -> str | None:
     """Why no input can join the network of a layer, whatever that is; None if one can."""
     target = layer.target
-    if isinstance(target, Conv2d) and target.groups > 1:
+    if isinstance(target, Convolution) and target.groups > 1:
         return "groups of channels take weights of their own"
-    if not isinstance(target, Linear | Conv2d):
+    if isinstance(target, ConvTranspose2d):
+        return "the positions of a transposed convolution overlap in its output"
+    if isinstance(target, Embedding):
+        return "an index takes a row as it is"
+    if not isinstance(target, Linear | QKV | Convolution):
         return "there is no input"
     if layer.modes.axes is None:
         return "modes straddle the axes of the weight"
@@ -175,7 +179,7 @@ def _meeting(layer: Layer, found: Parts, given: Ref, state: Ref) -> Join | Convo
     target = layer.target
     if is_pointwise(layer):
         return Join(given, state, inner, outer)
-    assert isinstance(target, Conv2d)
+    assert isinstance(target, Convolution)
     extents, kernel = layer.modes.extents[2:], target.weight_shape[2:]
     geometry = (target.stride, target.own_padding, target.dilation)
     return Convolve(given, state, inner, outer, extents, kernel, *geometry)

@@ -1,13 +1,13 @@
 """Single entries of a weight: the last stage contracted for many positions at once.
 
 Enters: a network over positions and the path of its contraction. Leaves: an `EntrySchedule`, whose
-result has one value for each of n positions. The path is planned for a typical n.
+result has one value, or one row, for each of n positions. The path is planned for a typical n.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tncompile.plan.decision import check_path
 from tncompile.plan.positions import Digit, EntryNetwork, Gathering, runs
@@ -23,7 +23,7 @@ from tncompile.plan.schedule import (
     Step,
     operands,
 )
-from tncompile.plan.tree import Path, Pick, Way, Writer, contracted, core_step, picked
+from tncompile.plan.tree import Path, Pick, Way, Writer, arrange, contracted, core_step, picked
 from tncompile.plan.work import Machine, Pass, Permutation, Product, Work, total
 
 
@@ -72,17 +72,19 @@ EntryStep = Step | Gathered | Take
 
 @dataclass(frozen=True, slots=True)
 class EntrySchedule:
-    """How entries at n positions are evaluated; the last step makes n values.
+    """How entries at n positions are evaluated; the last step makes n values, or n rows.
 
     In the sizes of steps `positions` stands for n. It is a prime that divides no size of the
     network, so that a product of sizes holds n as often as it is divided by it. `cost` is that
-    of so many entries, without the hidden stages.
+    of so many entries, `backward` that of their gradients, both without the hidden stages;
+    their peaks are all that they write.
     """
 
     positions: int
     gatherings: tuple[Gathering, ...]
     steps: tuple[EntryStep, ...]
     cost: Cost
+    backward: Cost
 
 
 def entry_operands(step: EntryStep) -> tuple[Ref, ...]:
@@ -123,11 +125,19 @@ def entry_schedule(network: EntryNetwork, path: Path, machine: Machine) -> Entry
         ways = a.ways or b.ways
         if a.ways and b.ways:
             kept = {i.name for v in values.values() if v.ways for i in v.ways[0].indices}
-            ways = contracted(a.ways, b.ways, kept | {network.batch.name}, machine)
+            kept |= {i.name for i in network.result}
+            ways = contracted(a.ways, b.ways, kept, machine)
         values[number] = _Value(ways, a.leaves | b.leaves, a.selectors | b.selectors)
     (last,) = values.values()
-    best = min(last.ways, key=lambda way: way.seconds)
+    best = min(last.ways, key=lambda way: way.seconds + _turning(way, network, machine))
     return _EntryWriter(network).run(best, machine)
+
+
+def _turning(way: Way, network: EntryNetwork, machine: Machine) -> float:
+    """Seconds of bringing the result, and its gradient, into the order of the network."""
+    arrangement = arrange(way.indices, (network.result,))
+    work = Permutation(math.prod(arrangement.view), arrangement.run)
+    return 2 * work.seconds(machine) if arrangement.moved else 0.0
 
 
 def _met(network: EntryNetwork, value: _Value, other: _Value, machine: Machine) -> _Value:
@@ -148,14 +158,22 @@ class _EntryWriter(Writer):
 
     def run(self, way: Way, machine: Machine) -> EntrySchedule:
         """All steps, and what they cost."""
-        self.write(way)
-        steps, network = tuple(self.numbered), self.network
-        works = [
-            *(w for g in network.gatherings for w in _gathering_works(g, network.batch.size)),
+        network, last = self.network, self.write(way)
+        arrangement = arrange(way.indices, (network.result,))
+        if arrangement.moved:
+            self.add(Rearrange(last, arrangement, math.prod(arrangement.view)))
+        steps, positions = tuple(self.numbered), network.batch.size
+        forward: list[Work] = [
+            *(w for g in network.gatherings for w in _gathering_works(g, positions)),
             *(w for step in steps for w in _works(step)),
         ]
-        cost = total(works, machine)
-        return EntrySchedule(network.batch.size, network.gatherings, steps, cost)
+        backward: list[Work] = [
+            *(w for step in steps for w in _adjoint_works(step)),
+            *(w for g in network.gatherings for w in _gathering_adjoint_works(g, positions)),
+        ]
+        costs = [total(works, machine) for works in (forward, backward)]
+        cost, pulled = (replace(c, peak_bytes=c.bytes_written) for c in costs)
+        return EntrySchedule(positions, network.gatherings, steps, cost, pulled)
 
     def _put(self, step: EntryStep) -> Ref:
         self.numbered.append(step)
@@ -188,6 +206,31 @@ class _EntryWriter(Writer):
 def _gathering_works(gathering: Gathering, positions: int) -> list[Work]:
     count = len(gathering.cores) * positions
     return [Pass(count, count), Pass(count, count), Pass(count, count * gathering.rest)]
+
+
+def _gathering_adjoint_works(gathering: Gathering, positions: int) -> list[Work]:
+    """The gradient of gathered rows is added up, core by core, to that of the parameter."""
+    size = len(gathering.cores) * positions * gathering.rest
+    cores = len(gathering.cores) * gathering.legs * gathering.rest
+    return [Pass(0, cores), Pass(2 * size, size), Pass(2 * cores, cores)]
+
+
+def _adjoint_works(step: EntryStep) -> list[Work]:
+    """The work of a step's gradients, as PyTorch does it."""
+    match step:
+        case Take():
+            whole = (step.positions if step.batched else 1) * step.legs * step.rest
+            size = step.positions * step.rest
+            copied = [] if step.arrangement.stays else [Permutation(whole, 1)]
+            return [Pass(0, whole), Pass(2 * size, size), *copied]
+        case Contract():
+            b, m, k, n = step.batch, step.rows, step.inner, step.columns
+            turned = [w for w in _works(step) if isinstance(w, Permutation)]
+            return [Product(b, m, n, k), Product(b, k, m, n), *turned]
+        case Rearrange():
+            return [Permutation(step.size, step.arrangement.run)]
+        case _:
+            return []
 
 
 def _works(step: EntryStep) -> list[Work]:

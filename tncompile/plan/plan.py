@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tncompile.diagnostics import Findings
 from tncompile.diagnostics import planning as errors
 from tncompile.graph.ir import Layer, Program, Stage
-from tncompile.graph.targets import Conv2d
+from tncompile.graph.targets import Embedding
 from tncompile.plan.applications import (
     Generating,
     Stream,
@@ -26,16 +26,19 @@ from tncompile.plan.applications import (
     matrix_shape,
     stream_costs,
 )
+from tncompile.plan.batches import usual_batches
 from tncompile.plan.cache import Cache
 from tncompile.plan.choose import Choice, Chooser, Progress
 from tncompile.plan.decision import Decision
 from tncompile.plan.generator import crop_works, generator_tape, part_works
 from tncompile.plan.limits import Memory, machine_memory, show_bytes
+from tncompile.plan.lookups import find_rows, lookup_costs, lookups
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.profile import CPU, Profile
 from tncompile.plan.recompute import Recomputation
 from tncompile.plan.results import (
     Application,
+    EntryPlan,
     LayerPlan,
     LiveTensor,
     Plan,
@@ -46,9 +49,6 @@ from tncompile.plan.schedule import Contract, Schedule
 from tncompile.plan.tape import Tape
 from tncompile.plan.work import DEFAULT_DTYPE, Machine, Work, total
 
-BATCHES = (1, 16, 64, 256, 1024)
-POSITIONS = (64, 256, 1024, 4096, 16384, 65536)  # of a convolution: images are many positions
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -56,7 +56,7 @@ class Settings:
 
     `seconds` is the time of a thorough search for each stage, None for the fast one. `memory`
     limits layers that have no budget of their own; `batches` are those that layers without
-    a list of their own are planned for, `BATCHES` or `POSITIONS` if None. `stored` are decisions
+    a list of their own are planned for, those of `usual_batches` if None. `stored` are decisions
     by their keys.
     """
 
@@ -129,12 +129,11 @@ class _LayerPlanner:
         self.chooser = chooser
         self.machine = chooser.machine
         self.limit = limit
-        usual = POSITIONS if isinstance(layer.target, Conv2d) else BATCHES
-        self.batches = layer.batches or batches or usual
+        self.batches = layer.batches or batches or usual_batches(layer.target)
         size = self.machine.itemsize
         self.parameter_bytes = layer.parameter_count * size
         self.room = limit.limit - self.parameter_bytes
-        self.weightless = False  # whether the weight is too large, and the layer contracted
+        self.weightless = False  # whether the weight is too large, and the layer does without
 
     def run(self, findings: Findings) -> LayerPlan | None:
         """The plan; None, and a finding, where nothing fits."""
@@ -145,7 +144,9 @@ class _LayerPlanner:
         segments = recomputation.cheapest(self.room)
         stream = find_stream(self.layer, self.chooser)
         idle = self._inference_peak(tape, parts)
-        if segments is None:
+        rows = find_rows(self.layer, self.chooser)
+        looked_up = isinstance(rows, EntryPlan) and self.layer.apply != "materialise"
+        if segments is None and not looked_up:
             choices, tape, parts, recomputation = self._sliced(choices, recomputation)
             idle = self._inference_peak(tape, parts)
             segments = recomputation.cheapest(self.room)
@@ -156,20 +157,20 @@ class _LayerPlanner:
             if self.limit.training and self.layer.apply != "materialise":
                 stream, needed = self._streamed(stream, schedules[:-1], needed)
             if needed > self.room:
-                if not self._contracts(contract, schedules[:-1]):
+                if not self._does_without(contract, rows, schedules[:-1]):
                     self._refuse(tape, parts, needed, findings)
                     return None
                 self.weightless = True
                 span, name = self.layer.span, self.layer.name
                 shown = show_bytes(needed + self.parameter_bytes)
                 limit = (show_bytes(self.limit.limit), self.limit.reason)
-                findings.add(errors.WeightDoesNotFit(span, name, shown, *limit))
-        wanted = {"contract": contract, "stream": stream}.get(self.layer.apply)
+                findings.add(errors.WeightDoesNotFit(span, name, shown, *limit, looked_up))
+        wanted = {"contract": contract, "stream": stream, "rows": rows}.get(self.layer.apply)
         if isinstance(wanted, str):
             span, name, mode = self.layer.span, self.layer.name, self.layer.apply
             findings.add(errors.ModeUnavailable(span, name, mode, wanted))
             return None
-        return self._plan(choices, tape, parts, recomputation, segments, contract, stream)
+        return self._plan(choices, tape, parts, recomputation, segments, contract, stream, rows)
 
     def _sliced(self, choices: list[Choice], whole: Recomputation) -> _Sliced:
         """The contraction trees of the layer sliced to smaller and smaller tensors.
@@ -219,11 +220,17 @@ class _LayerPlanner:
                 return best, peak
             rows = (rows + 1) // 2
 
-    def _contracts(self, contract: Schedule | str, hidden: tuple[Schedule, ...]) -> bool:
-        """Whether an input can join the network within the limit, where the weight cannot be."""
-        if isinstance(contract, str) or self.layer.apply not in ("auto", "contract"):
+    def _does_without(
+        self, contract: Schedule | str, rows: EntryPlan | str, hidden: tuple[Schedule, ...]
+    ) -> bool:
+        """Whether the layer can be applied within the limit, where its weight cannot be made."""
+        layer, machine = self.layer, self.machine
+        if isinstance(rows, EntryPlan) and layer.apply in ("auto", "rows"):
+            costs = lookup_costs(layer, rows, hidden, self.batches[0], machine)
+            return costs[2 if self.limit.training else 0].peak_bytes <= self.room
+        if isinstance(contract, str) or layer.apply not in ("auto", "contract"):
             return False
-        cost = contract_costs(self.layer, contract, 1, self.machine, hidden)[2]
+        cost = contract_costs(layer, contract, 1, machine, hidden)[2]
         return cost.peak_bytes <= self.room
 
     def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
@@ -239,6 +246,7 @@ class _LayerPlanner:
         segments: tuple[Segment, ...],
         contract: Schedule | str,
         stream: Stream | str,
+        rows: EntryPlan | str,
     ) -> LayerPlan:
         layer, machine = self.layer, self.machine
         works = [part_works(part) for part in parts]
@@ -257,17 +265,23 @@ class _LayerPlanner:
             machine,
             recomputation.peak(segments),
         )
-        hidden = tuple(c.schedule for c in choices[:-1])
-        unavailable = {"contract": contract, "stream": stream}
-        found = applications(
-            layer,
-            machine,
-            self.batches,
-            Generating(forward, backward, hidden),
-            contract if isinstance(contract, Schedule) else None,
-            stream if isinstance(stream, Stream) else None,
-            self.room if self.limit.training or self.weightless else 2**63,
-        )
+        generating = Generating(forward, backward, tuple(c.schedule for c in choices[:-1]))
+        limit = self.room if self.limit.training or self.weightless else 2**63
+        unavailable: dict[str, object] = {"contract": contract, "stream": stream}
+        row_plan = rows if isinstance(rows, EntryPlan) else None
+        if isinstance(layer.target, Embedding):
+            unavailable["rows"] = rows
+            found = lookups(layer, machine, self.batches, generating, row_plan, self.room, limit)
+        else:
+            found = applications(
+                layer,
+                machine,
+                self.batches,
+                generating,
+                contract if isinstance(contract, Schedule) else None,
+                stream if isinstance(stream, Stream) else None,
+                limit,
+            )
         return LayerPlan(
             layer=layer,
             stages=tuple(
@@ -286,6 +300,7 @@ class _LayerPlanner:
             applications=found,
             crossover_batch=crossover(found),
             entries=self.chooser.entries(layer.stages[-1]),
+            rows=row_plan,
         )
 
     def _stage(

@@ -2,7 +2,8 @@
 
 Enters: the last stage. Leaves: an `EntryNetwork`. A position fixes the digits of all open legs, so
 that every tensor with open legs becomes one with a batch of n positions in their place; n is a
-hyperedge of the network, and all that its result has.
+hyperedge of the network, and all that its result has. Where positions are those of rows, only
+the legs of the first axis are fixed, and those of the others stay open to the end.
 
 Small cores are gathered at their digits before all else, those of a stacked parameter in one
 step. The state, and cores that would become large tensors, are taken where a path says,
@@ -73,13 +74,22 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class EntryNetwork:
-    """The last stage as a network over positions, `digits` being those of open legs taken late."""
+    """The last stage as a network over positions, `digits` being those of open legs taken late.
+
+    `kept` are the open legs that stay in its result, behind the positions.
+    """
 
     stage: Stage
     batch: Index
     leaves: tuple[Leaf, ...]
     gatherings: tuple[Gathering, ...]
     digits: dict[str, Digit]
+    kept: Indices = ()
+
+    @property
+    def result(self) -> Indices:
+        """The indices of what the contraction gives."""
+        return (self.batch, *self.kept)
 
     @property
     def state_legs(self) -> Indices:
@@ -99,19 +109,26 @@ class EntryNetwork:
         return [*(leaf.indices for leaf in self.leaves), *selectors]
 
 
-def entry_network(stage: Stage) -> EntryNetwork:
-    """The network whose contraction gives entries of a stage's outgoing state."""
-    return _Builder(stage).run()
+def entry_network(stage: Stage, kept: int = 0, positions: int | None = None) -> EntryNetwork:
+    """The network whose contraction gives entries of a stage's outgoing state.
+
+    The last `kept` outgoing indices stay open, so that it gives rows. It is one for so many
+    positions, or for a prime number of them that stands for any.
+    """
+    return _Builder(stage, kept, positions).run()
 
 
 class _Builder:
     """Builds the network of a stage."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, kept: int, positions: int | None) -> None:
         self.stage = stage
         legs = [stage.incoming, *(core.indices for core in stage.cores)]
-        self.batch = Index("positions", prime_beside(TYPICAL, {i.size for t in legs for i in t}))
-        self.open = _digits(stage)
+        count = positions or prime_beside(TYPICAL, {i.size for t in legs for i in t})
+        self.batch = Index("positions", count)
+        fixed = len(stage.outgoing) - kept
+        self.kept = stage.outgoing[fixed:]
+        self.open = _digits(stage.outgoing[:fixed])
         self.alias, self.joined = self._joined_copies()
         self.digits: dict[str, Digit] = {}
 
@@ -137,7 +154,9 @@ class _Builder:
                 kept = (i for i in rest_legs if i.name not in self.open)
                 leaves.append(Leaf(number, (self.batch, *kept), (place, slot)))
         leaves += self._sums(leaves)
-        return EntryNetwork(stage, self.batch, tuple(leaves), tuple(gatherings), self.digits)
+        return EntryNetwork(
+            stage, self.batch, tuple(leaves), tuple(gatherings), self.digits, self.kept
+        )
 
     def _joined_copies(self) -> tuple[dict[str, str], set[int]]:
         """Indices under the name of what they are a copy of, and the copies that this leaves out.
@@ -147,6 +166,7 @@ class _Builder:
         """
         alias: dict[str, str] = {}
         joined: set[int] = set()
+        ends = {*self.open, *(i.name for i in self.kept)}
 
         def found(name: str) -> str:
             while name in alias:
@@ -158,14 +178,14 @@ class _Builder:
             if core.kind is not CoreKind.COPY:
                 continue
             one, other = (found(i.name) for i in core.indices)
-            if other in self.open:
+            if other in ends:
                 one, other = other, one
             others = [
                 {found(i.name) for i in t}
                 for k, t in enumerate(legs)
                 if k != number + 1 and k - 1 not in joined
             ]
-            if other in self.open or any({one, other} <= names for names in others):
+            if other in ends or any({one, other} <= names for names in others):
                 continue
             alias[other] = one
             joined.add(number)
@@ -216,7 +236,7 @@ class _Builder:
 
     def _sums(self, leaves: list[Leaf]) -> list[Leaf]:
         """Ones for indices that only one tensor has: pairs of tensors sum what they share."""
-        count: dict[Index, int] = {}
+        count: dict[Index, int] = dict.fromkeys(self.kept, 1)  # the result has them too
         for leaf in leaves:
             for index in leaf.indices:
                 count[index] = count.get(index, 0) + (index.name not in self.digits)
@@ -238,11 +258,11 @@ def prime_beside(number: int, sizes: set[int]) -> int:
     return number
 
 
-def _digits(stage: Stage) -> dict[str, Digit]:
-    """The digit of each open leg in a row-major position."""
+def _digits(legs: Indices) -> dict[str, Digit]:
+    """The digit of each of these legs in a row-major position."""
     found = {}
     right = 1
-    for index in reversed(stage.outgoing):
+    for index in reversed(legs):
         found[index.name] = Digit(right, index.size)
         right *= index.size
     return found

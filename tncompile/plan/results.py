@@ -115,7 +115,7 @@ class Use:
     within the layer's budget.
     """
 
-    mode: str  # "materialise", "contract" or "stream"
+    mode: str  # "materialise", "contract", "stream" or "rows"
     forward: Cost
     kept: Cost
     training: Cost
@@ -126,7 +126,8 @@ class Use:
 class Application:
     """All modes for one batch size, with the dense layer for comparison.
 
-    A convolution counts output positions as its batch. `mode` is the fastest mode without
+    A convolution counts output positions as its batch, a transposed one those of its input, and
+    an embedding different indices. `mode` is the fastest mode without
     gradients among those that fit, `training_mode` with them, `cached_mode` without gradients
     when all that does not depend on the input is there already.
     """
@@ -146,7 +147,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class EntryPlan:
-    """How single entries of the weight are evaluated; the decision is stored under `key`."""
+    """How single entries or rows of the weight are evaluated; the decision's key is `key`."""
 
     key: str
     decision: Decision
@@ -160,7 +161,8 @@ class LayerPlan:
     `forward` and `backward` are the costs of generating the weight and of turning the
     weight's gradient into the gradients of all cores. `contract` and `stream` are the
     schedules of the last stage in these modes; None with a reason in `unavailable` where
-    there is none. `crossover_batch` is the least batch from which materialising is the
+    there is none. `rows` is how rows of an embedding are looked up without the table, if they
+    can be. `crossover_batch` is the least batch from which materialising is the
     fastest mode without gradients; None where it never is, or is the only mode.
     """
 
@@ -176,6 +178,7 @@ class LayerPlan:
     applications: tuple[Application, ...]
     crossover_batch: int | None
     entries: EntryPlan
+    rows: EntryPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tncompile.graph.ir import Layer
 from tncompile.graph.network import network_shape
-from tncompile.graph.targets import Conv2d
+from tncompile.graph.targets import Convolution, ConvTranspose2d, Embedding
 from tncompile.plan.results import Application, LayerPlan, Moment, StagePlan, Training, Use
 from tncompile.plan.schedule import Schedule
 from tncompile.report.facts import cached_helps, same_time
@@ -143,7 +143,15 @@ def backward(plan: LayerPlan) -> str:
 
 def batch_of(plan: LayerPlan) -> str:
     """What a batch counts."""
-    return "output positions" if isinstance(plan.layer.target, Conv2d) else "inputs"
+    match plan.layer.target:
+        case Convolution():
+            return "output positions"
+        case ConvTranspose2d():
+            return "input positions"
+        case Embedding():
+            return "different indices"
+        case _:
+            return "inputs"
 
 
 def applied(plan: LayerPlan) -> Iterator[str]:
