@@ -19,7 +19,7 @@ from tncompile.plan.work import Pass, Work
 
 def generator_tape(layer: Layer, schedules: Sequence[Schedule]) -> tuple[Tape, tuple[Part, ...]]:
     """All stages of a layer on a tape, as many as there are schedules."""
-    tape = Tape()
+    tape = Tape(grouped=layer.groups > 1)
     parts: list[Part] = []
     state: Storage | None = None
     for stage, schedule in zip(layer.stages, schedules, strict=False):
