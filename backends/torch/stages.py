@@ -175,7 +175,8 @@ def stage_view(
         activation_name="linear" if activation is None else activation.name,
         activation_module=(
             activations.constructor(activation, layer.groups)
-            if activation and activation.parameters else None
+            if activation and activation.parameters
+            else None
         ),
         expression="z" if formula is None else formula.expression,
         reads="" if formula is None else formula.reads,

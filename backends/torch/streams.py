@@ -12,8 +12,8 @@ from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Conv2d, Target
 
 from .adjoint import adjoint_lines
-from .lowering import lines, load_lines, row_lines
 from .groups import passes
+from .lowering import lines, load_lines, row_lines
 from .stages import flat, function_name, like_of, state_gradient
 from .text import names
 

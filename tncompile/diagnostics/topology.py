@@ -69,19 +69,27 @@ class FactorsTooSmall(Diagnostic):
         return (f"`{self.axis} as {sizes}` holds it with the least padding",)
 
 
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
+
+
 @dataclass(frozen=True)
 class GroupsDoNotDivide(Diagnostic):
     """Row groups of different sizes."""
 
     code: ClassVar = "E0305"
-    title: ClassVar = "`groups` = {groups} does not divide the {rows} rows of the weight"
+    title: ClassVar = "`groups` = {groups} does not divide the rows of the weight"
     label: ClassVar = "all groups have the same number of rows"
     groups: int
     rows: int
     called: Span
 
     def related(self) -> tuple[Related, ...]:
-        return (Related(self.called, f"{self.rows} rows: its outputs, or its first axis"),)
+        return (Related(self.called, f"{_rows(self.rows)}: its outputs, or its first axis"),)
+
+    def message(self) -> str:
+        rows = f"the {_rows(self.rows)}"
+        return f"`groups` = {self.groups} does not divide {rows} of the weight"
 
     def helps(self) -> tuple[str, ...]:
         divisors = [k for k in range(1, math.isqrt(self.rows) + 1) if self.rows % k == 0]

@@ -268,6 +268,12 @@ class Layer:
         """Entries of the weight that is generated."""
         return self.groups * self.modes.entries
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether padding stands between the rows of two groups, which are copied together then."""
+        columns = math.prod(self.modes.extents[1:])
+        return self.groups > 1 and self.modes.generated > self.modes.shape[0] * columns
+
     def graph(self) -> nx.Graph:
         """Bipartite networkx view, of one row group: see `tncompile.graph.network.layer_graph`."""
         from tncompile.graph.network import layer_graph

@@ -264,7 +264,7 @@ def _contract(
     whole = (*parts, part)
     # Outputs of groups are brought together, and their gradients apart again.
     beside = tape.sizes[made[-1]] * machine.entry_bytes if layer.groups > 1 else 0
-    idle = inference_peak(tape, whole, machine.entry_bytes) + beside
+    idle = max(inference_peak(tape, whole, machine.entry_bytes), beside)
     training = _peak(_segments(tape, whole, machine)) + beside
     return (
         total(forward, machine, idle),
@@ -349,7 +349,6 @@ def stream_costs(
     training = max(_peak(kept), saved + standing + 3 * block * size + gradients)
     if layer.groups > 1:  # the gradient of the input is summed over groups, outputs joined
         training += 2 * batch * inputs * size + batch * outputs * size
-        alive += batch * outputs * size
     once = total(forward, machine, alive)
     return once, once, total(forward + backward, machine, training)
 

@@ -104,7 +104,9 @@ def grouped(stage: Stage, groups: int) -> Stage:
     if groups == 1:
         return stage
     leg = Index("row group", groups)  # no identifier: nothing in a file is called so
-    cores = (c if c.kind in CONSTANTS else replace(c, indices=(leg, *c.indices)) for c in stage.cores)
+    cores = (
+        c if c.kind in CONSTANTS else replace(c, indices=(leg, *c.indices)) for c in stage.cores
+    )
     return replace(
         stage,
         incoming=(leg, *stage.incoming) if stage.incoming else (),

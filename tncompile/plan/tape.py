@@ -117,10 +117,11 @@ class Tape:
         made = self.storage(work.written, any(trained))
         copied = 0
         if self.grouped:
-            # The left operand of a batch, and an input, which no group has for itself.
-            copied = b * m * k if work.expanded else 0
-            copied += sum(self.sizes[x] for x in (left, right) if x in self.outside)
-            scratch = max(scratch, copied)
+            # A batch has copies of its left operand, and of an input, for each group; the gradient
+            # of an input is there for each group before it is summed.
+            given = sum(self.sizes[x] for x in (left, right) if x in self.outside)
+            copied = b * m * k + given if work.expanded else 0
+            scratch = max(scratch, copied) + given
         self.ops.append(
             Op(
                 label,
