@@ -81,9 +81,9 @@ def _described(parameter: Parameter, groups: int) -> str:
     """The statement of a parameter and its axes."""
     group = "group, " * (groups > 1)
     if parameter.kind is CoreKind.TENSOR:
-        frozen = ", not trained" * parameter.frozen
-        stacked = f": {group}tensor, indices" if parameter.stacked else f": {group}indices"
-        return f"{parameter.statement}{stacked}{frozen}"
+        words = ["one for each group"] * (groups > 1)
+        words += ["stacked by subscript"] * parameter.stacked + ["not trained"] * parameter.frozen
+        return ": ".join([parameter.statement, *[", ".join(words)] * bool(words)])
     axes = _AXES[parameter.kind] if parameter.stacked else "legs of the root"
     return f"{parameter.statement}: {group}{axes}"
 

@@ -16,14 +16,29 @@ LINEAR = [
     "Linear(64, 60) from MERA(3) { bond = 3  apply = contract }",
     "Linear(8, 6) from TTN(2) { apply = contract }",
     "Linear(8, 64) from TTN(8) { apply = contract }",
+    # No rows of neighbours: the input is a tensor of a contraction tree.
+    "Linear(64, 27) from MPO(3) { modes = [o by 3, i by 4]  apply = contract }",
+    "Linear(30, 20) from TT(4) { modes = [o as auto, i as auto]  apply = contract }",
+    "Linear(30, 20) from TR(3) { modes = [interleave(i by 4, o by 5)]  apply = contract }",
+    "Linear(30, 20) from CP(5) { modes = [o as (4, 5), i as (5, 6)]  apply = contract }",
+    "Linear(30, 20) from Tucker(2) { modes = [i as (5, 6), o as (4, 5)]  apply = contract }",
+    "Linear(16, 16) from HierarchicalTucker(3) { modes = fold(4)  apply = contract }",
+    "Linear(8, 8) from PEPS(2, 3) { apply = contract }",
+    "Linear(8, 8) from Parts() { modes = [o, i]  apply = contract }",
+    "Linear(8, 8) from Far() { activation = tanh  apply = contract }",
 ]
+# Parts that only the input, and only the output, takes part in; pairs of wires far apart.
+OWN = """
+network Parts() { A(o[1]) B(i[1]) }
+topology Far() { root product(order)  repeat 2 { mix pairs (1, order), (2, 4) } }
+"""
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("text", LINEAR)
 def test_outputs_and_gradients(text: str, bias: bool, compile_text: Compile) -> None:
     """The bias is part of the last product, in whatever shape that is."""
-    layer = compile_text(f"layer a : {text}").A(bias=bias, dtype=torch.float64)
+    layer = compile_text(f"{OWN}layer a : {text}").A(bias=bias, dtype=torch.float64)
     layer.generator.calibrate(weight_std=0.1)
     weight = layer.weight
     own = weight.detach().requires_grad_()

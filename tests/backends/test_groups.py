@@ -82,7 +82,7 @@ def assert_equal(whole: Any, ones: list[Any], x: Tensor) -> None:
                 torch.testing.assert_close(whole(x), wanted, rtol=1e-11, atol=1e-12)
     upstream = torch.randn_like(wanted)
     found.backward(upstream)
-    wanted.backward(upstream)
+    wanted.backward(upstream)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(y.grad, z.grad, rtol=1e-10, atol=1e-12)
     for name, core in whole.generator.named_parameters():
         own = torch.stack([one.get_parameter(name).grad for one in ones])

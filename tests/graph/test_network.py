@@ -9,10 +9,12 @@ import torch
 from tests.conftest import Compile
 from tncompile.driver import read_program
 from tncompile.graph.network import (
+    Shape,
     causal_cone,
     components,
     cut_rank,
     is_tree,
+    network_shape,
     treewidth_bound,
     unused_cores,
 )
@@ -117,3 +119,19 @@ def test_shape_of_networks() -> None:
     ).layers
     assert len(list(components(brick))) == 3
     assert not unused_cores(brick)
+
+
+def test_the_shape_of_a_network() -> None:
+    """Loops of a MERA are what its mixers close; a ring has one, a train none."""
+    shapes = {
+        name: network_shape(read_program(f"layer a : Tensor(64) from {name}").layers[0])
+        for name in ("TTN(3)", "aTTN(3)", "TR(3)", "TT(3)", "CP(3)")
+    }
+    # 3 -> 6 wires: 3 expansions, and mixers between (2, 3) and (4, 5), each closing one loop
+    # with the root.
+    assert shapes["TTN(3)"] == Shape(loops=0, treewidth=2, cores=4, cones=(2, 2))
+    assert shapes["aTTN(3)"].loops == 2
+    assert shapes["aTTN(3)"].cones == (2, 4)
+    assert (shapes["TR(3)"].loops, shapes["TT(3)"].loops, shapes["CP(3)"].loops) == (1, 0, 0)
+    assert shapes["TT(3)"].treewidth == 2
+    assert shapes["TR(3)"].cones == (6, 6)

@@ -17,6 +17,7 @@ UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 CP = """topology CP(rank) { root diagonal(order, rank)  map all }
 layer cp : Linear(64, 32) from CP(rank = 512)
 """
+DRAWN = "layer drawn : Linear(64, 32) from CP(rank = 512)\n"
 DEEP = "layer deep : Tensor(256) from BrickWall(depth = 16) { activation = tanh }\n"
 TTN = "layer a : Linear(4096, 4096) from TTN(latent = 5)\n"
 WALL = "layer a : Linear(64, 64) from BrickWall(6) { activation = tanh }\n"
@@ -42,7 +43,7 @@ def parsed(size: str) -> int:
     return math.ceil(float(number) * UNITS[unit])
 
 
-@pytest.mark.parametrize("text", [CP, DEEP, TTN, WALL, CONV, PADDED])
+@pytest.mark.parametrize("text", [CP, DRAWN, DEEP, TTN, WALL, CONV, PADDED])
 def test_a_budget_that_is_named_suffices(text: str) -> None:
     named = refusal(text, 1)
     budget = parsed(named.budget)
@@ -108,17 +109,18 @@ def test_a_plan_recomputes_within_its_budget() -> None:
     assert layer(DEEP, whole).training == plain.training
 
 
-def test_a_plan_is_sliced_within_its_budget() -> None:
-    plain = layer(CP)
+@pytest.mark.parametrize("text", [CP, DRAWN])
+def test_a_plan_is_sliced_within_its_budget(text: str) -> None:
+    plain = layer(text)
     whole = plain.training.peak_bytes + plain.training.parameter_bytes
     assert plain.stages[0].schedule.slices == ()
-    least = parsed(refusal(CP, 1).budget)
+    least = parsed(refusal(text, 1).budget)
     assert least < whole / 2
     for budget in (least, whole // 2):
-        found = layer(CP, budget)
+        found = layer(text, budget)
         assert found.stages[0].schedule.slices
         assert found.training.peak_bytes + found.training.parameter_bytes <= budget
-    assert layer(CP, whole) == plain
+    assert layer(text, whole) == plain
 
 
 MODES = ("materialise", "contract", "stream")

@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_told_and_why() -> None:
 def test_what_is_not_to_be_had() -> None:
     for mode, reason in plan_of(RING).layers[0].unavailable:
         assert f"no `{mode}`: {reason}" in as_text(plan_of(RING))
-    assert {mode for mode, _ in plan_of(RING).layers[0].unavailable} == {"contract", "stream"}
+    assert {mode for mode, _ in plan_of(RING).layers[0].unavailable} == {"stream"}
 
 
 def test_the_turning_point_is_told() -> None:

@@ -54,6 +54,28 @@ class ModeUnavailable(Diagnostic):
 
 
 @dataclass(frozen=True)
+class WeightDoesNotFit(Diagnostic):
+    """A weight too large to be made, of a layer that does without it."""
+
+    code: ClassVar = "W0503"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = (
+        "generating the weight of `{name}` takes {needed}, more than {limit}, {reason}"
+    )
+    label: ClassVar = "can be applied, but not generated"
+    name: str
+    needed: str
+    limit: str
+    reason: str
+
+    def notes(self) -> tuple[str, ...]:
+        return ("inputs join the network, so that the layer never makes its weight",)
+
+    def helps(self) -> tuple[str, ...]:
+        return (f"`.weight` takes a budget of {self.needed}",)
+
+
+@dataclass(frozen=True)
 class PlanCacheTrouble(Diagnostic):
     """A plan cache that is of no use; plans are searched for as if there were none."""
 

@@ -190,12 +190,13 @@ class StageLowering:
         )
 
     def _dead(self, number: int, step: Step) -> tuple[str, ...]:
-        """Names of a tree's values that die here, and of a state that an input has met."""
-        if isinstance(step, Join | Convolve):
-            return (STATE,) if self.names[step.matrix] == STATE else ()
-        if self.plan.schedule.kind != "tree":
+        """Names of a tree's values that die here; what was made before an input came stays."""
+        schedule = self.plan.schedule
+        if schedule.kind != "tree":
             return ()
-        dying = (self.names[r] for r in operands(step) if self.last_use[r] == number)
+        first = schedule.prepared if number >= schedule.prepared else 0
+        last = (r for r in operands(step) if r >= first and self.last_use[r] == number)
+        dying = (self.names[r] for r in last)
         return tuple(name for name in dying if name[0] == "t" and name[1:].isdigit())
 
     def _leaf(self, step: Step) -> str | None:

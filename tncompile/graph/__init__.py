@@ -1,7 +1,8 @@
 """What a file means: the intermediate representation, its builders and analyses.
 
 `ir` is the representation on one page. `build` makes it from syntax trees with the help of
-`scope` (names and values), `targets`, `modes`, `activations`, `rows` and `stages` (topologies) and
-`initial` (the policy for initial values). `verify` holds its rules; `network` is the
+`scope` and `names` (names and values), `targets`, `modes`, `activations`, `rows` and `stages`
+(topologies), `legs`, `drawing`, `wiring` and `tensors` (drawn networks), and `initial` (the policy
+for initial values). `verify` holds its rules; `network` is the
 networkx view with the analyses that run on it.
 """

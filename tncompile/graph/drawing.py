@@ -22,6 +22,7 @@ from tncompile.source import Span
 from tncompile.syntax import ast, format_statement
 
 MOST_TURNS = 100_000
+MOST_TENSORS = 4096  # planning takes some 10 ms for each
 MOST_INDICES = 64  # of one tensor: PyTorch has no more
 CONSTANTS = ("identity", "diagonal", "ones")
 # Attributes of PyTorch's modules and of generated ones, which a tensor would hide.
@@ -59,6 +60,7 @@ TAKEN = frozenset(
         "named_modules",
         "named_parameters",
         "parameters",
+        "prepared",
         "register_backward_hook",
         "register_buffer",
         "register_forward_hook",
@@ -165,6 +167,7 @@ class _Interpreter:
         self.legs = legs
         self.call = drawing.call
         self.turns = 0
+        self.tensors = 0
         self.stage: DrawnStage | None = None  # the block under way
         self.last = DrawnStage((), drawing.network.name.span)
 
@@ -184,7 +187,7 @@ class _Interpreter:
                 case ast.StageBlock():
                     self._stage(node, scope)
                 case ast.Draw():
-                    (self.stage or self.last).tensors.append(self._tensor(node, scope))
+                    self._add(node, scope)
 
     def _for(self, node: ast.For, scope: Scope) -> None:
         name = node.name
@@ -231,6 +234,13 @@ class _Interpreter:
         return frozenset(use.name for use in stages[-1].legs) if stages else frozenset()
 
     # Tensors ---------------------------------------------------------------------------
+
+    def _add(self, node: ast.Draw, scope: Scope) -> None:
+        self.tensors += 1
+        if self.tensors > MOST_TENSORS:
+            what, most = "the number of tensors of a network", f"at most {MOST_TENSORS}"
+            fail(name_errors.OutOfRange(node.span, what, most, "more"))
+        (self.stage or self.last).tensors.append(self._tensor(node, scope))
 
     def _tensor(self, node: ast.Draw, scope: Scope) -> DrawnTensor:
         for subscript in node.subscripts:

@@ -37,7 +37,7 @@ from tncompile.graph.ir import (
     Uniform,
 )
 from tncompile.graph.scope import Scope, Signature, fail
-from tncompile.syntax import ast, format_expression
+from tncompile.syntax import ast
 
 _LINEAR = ("tanh", "identity")
 STANDARD = Signature("standard", ("root_std", "mixer_noise"), 0, ("0.05", "0.01"))
@@ -85,23 +85,23 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The initial values that a network gives a tensor: their kind, its number, its text."""
+    """The initial values that a network gives a tensor: their kind and its number."""
 
     kind: str
     value: float
-    text: str
 
     def init(self, rows: int) -> Init:
         """The same for a tensor; as an identity it has this many rows and columns."""
+        text = f"{self.value:g}"
         match self.kind:
             case "normal":
-                return Normal(self.value, self.text)
+                return Normal(self.value, text)
             case "uniform":
-                return Uniform(self.value, self.text)
+                return Uniform(self.value, text)
             case "identity":
-                return NearIdentity(rows, self.value, self.text)
+                return NearIdentity(rows, self.value, text)
             case kind:
-                return Constant(float(kind == "ones"), self.text)
+                return Constant(float(kind == "ones"), "1" if kind == "ones" else "0")
 
 
 def given_init(node: ast.Expression, scope: Scope) -> Given:
@@ -123,7 +123,7 @@ def given_init(node: ast.Expression, scope: Scope) -> Given:
         kind, plural = "way to draw initial values", "ways"
         fail(errors.UnknownName(call.function.span, kind, name, INITS, plural))
     values = [scope.number(v, f"`{n}`", 0.0) for n, v in _GIVEN[name].bind(call).items()]
-    return Given(name, values[0] if values else 0.0, format_expression(node))
+    return Given(name, values[0] if values else 0.0)
 
 
 def mean_square(init: Init) -> float:

@@ -219,6 +219,42 @@ def components(layer: Layer) -> Iterator[set[Node]]:
     yield from nx.connected_components(layer_graph(layer))
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a generator's cores hang together, activations left out.
+
+    `loops` counts independent cycles of cores and indices, `treewidth` bounds that of the whole
+    network. `cones` are the fewest and the most cores that a mode of the weight depends on.
+    """
+
+    loops: int
+    treewidth: int
+    cores: int
+    cones: tuple[int, int]
+
+
+def network_shape(layer: Layer) -> Shape:
+    """Loops, treewidth and light cones of a layer's generator.
+
+    A tree has none of the first, and cones as deep as it is:
+
+    >>> from tncompile.driver import read_program
+    >>> fc2 = read_program("layer fc2 : Linear(4096, 4096) from TTN(latent = 5)").layers[0]
+    >>> network_shape(fc2)
+    Shape(loops=0, treewidth=4, cores=28, cones=(3, 4))
+    """
+    whole = _merged(layer)
+    graph = nx.Graph()
+    for number, core in enumerate(whole.cores):
+        graph.add_edges_from((number, index.name) for index in core.indices)
+    loops = graph.number_of_edges() - graph.number_of_nodes()
+    loops += nx.number_connected_components(graph)
+    modes = range(1, layer.modes.order + 1)
+    cones = [len(causal_cone(layer, (mode,))) for mode in modes]
+    treewidth = treewidth_bound(layer, whole)
+    return Shape(loops, treewidth, len(whole.cores), (min(cones), max(cones)))
+
+
 def treewidth_bound(layer: Layer, stage: Stage) -> int:
     """An upper bound on the treewidth of a stage's line graph (min-fill heuristic).
 

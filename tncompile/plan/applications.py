@@ -33,7 +33,7 @@ from tncompile.plan.joined import for_batch, joined, joined_schedule
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
 from tncompile.plan.results import Application, Cost, Use
 from tncompile.plan.rows import Row
-from tncompile.plan.schedule import Apply, Rearrange, Schedule
+from tncompile.plan.schedule import Apply, Rearrange, Schedule, operands
 from tncompile.plan.tape import Storage, Tape, add_steps
 from tncompile.plan.tree import Path
 from tncompile.plan.work import Machine, Pass, Permutation, Product, Work, total
@@ -87,7 +87,7 @@ def find_contract(
 
     def badness(groups: Groups) -> float:
         schedule = contract_schedule(layer, rows, groups)
-        seconds = (_contract(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
+        seconds = (contract_costs(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
         return sum(math.log(s) for s in seconds)
 
     def search() -> Groups:
@@ -112,7 +112,7 @@ def _find_joined(
 
     def badness(path: Path) -> float:
         schedule = joined_schedule(large, path, machine)
-        seconds = (_contract(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
+        seconds = (contract_costs(layer, schedule, b, machine, hidden)[2].seconds for b in batches)
         return sum(math.log(s) for s in seconds)
 
     def search() -> Path:
@@ -184,7 +184,7 @@ def applications(
         dense, training = dense_costs((outputs * layer.groups, inputs), batch, machine.alone)
         uses = [_use("materialise", _materialise(generating, dense, training), limit)]
         if contract is not None:
-            costs = _contract(layer, contract, batch, machine, generating.hidden)
+            costs = contract_costs(layer, contract, batch, machine, generating.hidden)
             uses.append(_use("contract", costs, limit))
         if stream is not None:
             costs = stream_costs(layer, stream, shape, batch, machine, generating.hidden)
@@ -233,13 +233,14 @@ def _materialise(generating: Generating, dense: Cost, training: Cost) -> tuple[C
     return generating.forward.then(dense), dense, replace(both, peak_bytes=peak)
 
 
-def _contract(
+def contract_costs(
     layer: Layer,
     schedule: Schedule,
     batch: int,
     machine: Machine,
     hidden: tuple[Schedule, ...],
 ) -> tuple[Cost, Cost, Cost]:
+    """A call that starts from the cores, one where all is kept that can be, and a training step."""
     schedule = for_batch(schedule, batch)
     tape, parts = generator_tape(layer, hidden)
     begin = len(tape.ops)
@@ -247,20 +248,23 @@ def _contract(
     last = layer.stages[-1]
     loaded = add_loads(tape, layer, last, schedule.steps)
     made = add_steps(tape, schedule.steps, state, batch)
+    # What does not depend on the input is handed over as a whole.
+    late = schedule.steps[schedule.prepared :]
+    handed = {made[ref] for step in late for ref in operands(step) if ref < schedule.prepared}
     channels = _channels_last(tape, made[schedule.prepared :], layer)
     part = Part(
         stage=last.number,
         ops=tuple(tape.ops[begin:]),
         incoming=state,
         result=made[-1],
-        held=loaded | held_values(tape, begin, schedule, made),
+        held=loaded | handed | held_values(tape, begin, schedule, made),
         schedule_ops=len(tape.ops) - begin,
         parameters=parameter_entries(layer, last),
     )
     forward = [*channels, *(work for op in tape.ops for work in op.forward)]
     backward = [*channels, *(work for op in tape.ops for work in op.backward)]
-    late = {*made[schedule.prepared :]}
-    kept = [*channels, *(work for op in tape.ops if op.makes in late for work in op.forward)]
+    own = {*made[schedule.prepared :]}
+    kept = [*channels, *(work for op in tape.ops if op.makes in own for work in op.forward)]
     whole = (*parts, part)
     # Outputs of groups are brought together, and their gradients apart again.
     beside = tape.sizes[made[-1]] * machine.entry_bytes if layer.groups > 1 else 0

@@ -20,6 +20,7 @@ from tncompile.plan.applications import (
     Generating,
     Stream,
     applications,
+    contract_costs,
     find_contract,
     find_stream,
     matrix_shape,
@@ -133,6 +134,7 @@ class _LayerPlanner:
         self.batches = layer.batches or batches or usual
         self.parameter_bytes = layer.parameter_count * self.machine.itemsize
         self.room = limit.limit - self.parameter_bytes
+        self.weightless = False  # whether the weight is too large, and the layer contracted
 
     def run(self, findings: Findings) -> LayerPlan | None:
         """The plan; None, and a finding, where nothing fits."""
@@ -147,15 +149,21 @@ class _LayerPlanner:
             choices, tape, parts, recomputation = self._sliced(choices, recomputation)
             idle = self._inference_peak(tape, parts)
             segments = recomputation.cheapest(self.room)
+        contract = find_contract(self.layer, self.chooser, self.batches, schedules[:-1])
         if segments is None:
             segments = recomputation.least()
             needed = recomputation.peak(segments) if self.limit.training else idle
             if self.limit.training and self.layer.apply != "materialise":
                 stream, needed = self._streamed(stream, schedules[:-1], needed)
             if needed > self.room:
-                self._refuse(tape, parts, needed, findings)
-                return None
-        contract = find_contract(self.layer, self.chooser, self.batches, schedules[:-1])
+                if not self._contracts(contract, schedules[:-1]):
+                    self._refuse(tape, parts, needed, findings)
+                    return None
+                self.weightless = True
+                span, name = self.layer.span, self.layer.name
+                shown = show_bytes(needed + self.parameter_bytes)
+                limit = (show_bytes(self.limit.limit), self.limit.reason)
+                findings.add(errors.WeightDoesNotFit(span, name, shown, *limit))
         wanted = {"contract": contract, "stream": stream}.get(self.layer.apply)
         if isinstance(wanted, str):
             span, name, mode = self.layer.span, self.layer.name, self.layer.apply
@@ -211,6 +219,13 @@ class _LayerPlanner:
                 return best, peak
             rows = (rows + 1) // 2
 
+    def _contracts(self, contract: Schedule | str, hidden: tuple[Schedule, ...]) -> bool:
+        """Whether an input can join the network within the limit, where the weight cannot be."""
+        if isinstance(contract, str) or self.layer.apply not in ("auto", "contract"):
+            return False
+        cost = contract_costs(self.layer, contract, 1, self.machine, hidden)[2]
+        return cost.peak_bytes <= self.room
+
     def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
         """Most bytes alive when the weight is generated without gradients."""
         return inference_peak(tape, parts, self.machine.entry_bytes)
@@ -251,7 +266,7 @@ class _LayerPlanner:
             Generating(forward, backward, hidden),
             contract if isinstance(contract, Schedule) else None,
             stream if isinstance(stream, Stream) else None,
-            self.room if self.limit.training else 2**63,
+            self.room if self.limit.training or self.weightless else 2**63,
         )
         return LayerPlan(
             layer=layer,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tncompile.graph.network import cut_rank
+from tncompile.graph.network import cut_rank, network_shape
 from tncompile.plan.results import Application, Cost, LayerPlan, Plan, StagePlan, Training
 from tncompile.plan.schedule import Window
 from tncompile.report.facts import (
@@ -55,7 +55,7 @@ def _totals(plan: Plan) -> dict[str, Any]:
 
 def _layer(plan: LayerPlan) -> dict[str, Any]:
     layer = plan.layer
-    rank = cut_rank(layer)
+    rank, shape = cut_rank(layer), network_shape(layer)
     return {
         "name": layer.name,
         "target": str(layer.target),
@@ -69,6 +69,9 @@ def _layer(plan: LayerPlan) -> dict[str, Any]:
         "cut_rank": rank.bound,
         "full_rank": rank.full,
         "cut_rank_whole_network": rank.whole,
+        "loops": shape.loops,
+        "treewidth_bound": shape.treewidth,
+        "cone_cores": list(shape.cones),
         "dtype": layer.dtype,
         "budget": layer.budget,
         "replaces": layer.replaces,

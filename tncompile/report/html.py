@@ -150,6 +150,7 @@ def _layer_facts(plan: LayerPlan) -> Markup:
     dense = layer.dense_parameter_count
     times = ratio(dense, layer.parameter_count)
     gain = best_gain(plan)
+    loops, _, width = sentences.network(layer).partition(", ")
     facts = [
         (
             "parameters",
@@ -164,6 +165,7 @@ def _layer_facts(plan: LayerPlan) -> Markup:
         ),
         ("modes", f"{layer.modes.order}", _modes(plan)),
         *([("row groups", f"{layer.groups:,}", _groups(layer))] if layer.groups > 1 else []),
+        ("network", loops, width),
         ("generating the weight", show_seconds(plan.forward.seconds), _work(plan)),
         (
             "training memory",

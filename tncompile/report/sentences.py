@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from tncompile.graph.ir import Layer
+from tncompile.graph.network import network_shape
 from tncompile.graph.targets import Conv2d
 from tncompile.plan.results import Application, LayerPlan, Moment, StagePlan, Training, Use
 from tncompile.plan.schedule import Schedule
@@ -22,6 +24,16 @@ def way(plan: StagePlan) -> str:
     text = windows(plan.schedule) if plan.schedule.windows else "by a contraction tree"
     slices = math.prod(plan.schedule.slices)
     return f"{text}, summed in {slices:,} slices" if plan.schedule.slices else text
+
+
+def network(layer: Layer) -> str:
+    """How the cores of a layer hang together."""
+    shape = network_shape(layer)
+    loops = "no loops" if not shape.loops else f"{shape.loops:,} loop{'s' * (shape.loops > 1)}"
+    least, most = shape.cones
+    cone = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    width = f"treewidth at most {shape.treewidth:,}"
+    return f"{loops}, {width}; a mode depends on {cone} of {shape.cores:,} cores"
 
 
 def windows(schedule: Schedule) -> str:

@@ -173,6 +173,7 @@ def _layer(plan: LayerPlan) -> Iterator[str]:
     rank = cut_rank(layer)
     bound = "" if rank.whole else " (bound of the last, linear layer)"
     yield from fact("rank", f"at most {rank.bound:,} of {rank.full:,}{bound}")
+    yield from fact("network", sentences.network(layer))
     yield from _replaces(layer)
     yield ""
     yield from _stages(plan)
