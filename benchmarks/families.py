@@ -27,6 +27,9 @@ from tncompile.plan import make_plan
 
 ORDERS = (16, 20, 24, 28)
 BONDS = (2, 4, 8)
+GROUPS = (4, 16, 64)  # row groups, at the order and the bonds below
+GROUPED_ORDER = 24
+GROUPED_BONDS = (2, 8)
 MOST_BYTES = 6 * 2**30  # set aside for one grown decoder
 DRAWN = 8
 DRAWN_BATCH = 64
@@ -99,18 +102,34 @@ def drawn_row(decoder: Decoder, run: Run) -> dict[str, Any]:
 
 
 def grown_rows(run: Run) -> Iterator[dict[str, Any]]:
-    """One row for each kind, order and bond: times and peaks, or why there are none."""
+    """One row for each kind, order, bond and number of row groups: times and peaks.
+
+    Or why there are none. The order is that of the whole result, in all groups together.
+    """
     for kind in ("TTN", "MERA"):
-        for order in (8, 10) if run.quick else ORDERS:
-            for bond in (2, 8) if run.quick else BONDS:
-                row = {"decoder": f"{kind}(5)", "order": order, "bond": bond}
-                yield row | {"output_bytes": 4 * 2**order} | _grown(kind, order, bond, run)
+        for order, bond, groups in _sizes(run.quick):
+            row = {"decoder": f"{kind}(5)", "order": order, "bond": bond, "groups": groups}
+            yield row | {"output_bytes": 4 * 2**order} | _grown(kind, order, bond, groups, run)
 
 
-def _grown(kind: str, order: int, bond: int, run: Run) -> dict[str, Any]:
+def _sizes(quick: bool) -> Iterator[tuple[int, int, int]]:
+    """Orders, bonds and row groups.
+
+    >>> list(_sizes(True))
+    [(8, 2, 1), (8, 8, 1), (10, 2, 1), (10, 8, 1), (10, 2, 4)]
+    """
+    for order in (8, 10) if quick else ORDERS:
+        for bond in (2, 8) if quick else BONDS:
+            yield order, bond, 1
+    for bond in (2,) if quick else GROUPED_BONDS:
+        for groups in (4,) if quick else GROUPS:
+            yield 10 if quick else GROUPED_ORDER, bond, groups
+
+
+def _grown(kind: str, order: int, bond: int, groups: int, run: Run) -> dict[str, Any]:
     text = (
-        f"layer a : Tensor({2**order}) from {kind}(5)"
-        f" {{ activation = elu  bond = {bond}  budget = {MOST_BYTES}B }}\n"
+        f"layer a : Tensor({2**order}) from {kind}(5) {{ activation = elu  bond = {bond}"
+        f"  groups = {groups}  budget = {MOST_BYTES}B }}\n"
     )
     limit = f"{MOST_BYTES / 2**30:g} GiB"
     try:

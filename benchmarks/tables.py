@@ -65,8 +65,8 @@ the time in units of a fill. Batches are of {batch}.
 _GROWN = """## Growing orders and bonds
 
 Weights of 2^order entries with elu, hidden bonds of this size; {limit:g} GiB are set aside.
-Peaks are multiples of the result's bytes. Row groups are not in the language yet, so every
-weight comes from one network.
+Peaks are multiples of the result's bytes. Row groups share the weight's entries out among
+networks of the same kind, each smaller by that factor.
 """
 
 
@@ -277,7 +277,7 @@ def _drawn(rows: Sequence[Data]) -> str:
 def _grown(rows: Sequence[Data]) -> str:
     body = []
     for row in rows:
-        cells = [row["decoder"], str(row["order"]), str(row["bond"])]
+        cells = [row["decoder"], *(str(row[name]) for name in ("order", "bond", "groups"))]
         if "reason" in row:
             cells += [row["reason"], "", "", "", ""]
         else:
@@ -285,5 +285,5 @@ def _grown(rows: Sequence[Data]) -> str:
             cells += [milliseconds(times[n]) for n in (FILL, "forward", "both")]
             cells += [_times(row[f"{n}_peak_bytes"] / size) for n in ("forward", "both")]
         body.append(cells)
-    head = ("decoder", "order", "bond", FILL, "forward", "forward and backward")
+    head = ("decoder", "order", "bond", "groups", FILL, "forward", "forward and backward")
     return table((*head, "peak, forward", "peak, both"), body)

@@ -78,7 +78,8 @@ def test_the_torch_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert all("tncompile" in row["training"] for row in data["factorised"])
     assert len(data["drawn"]) == 1
     assert not data["drawn"][0]["missing"]
-    assert len(data["grown"]) == 8
+    assert len(data["grown"]) == 10
+    assert {row["groups"] for row in data["grown"]} == {1, 4}
     text = page.read_text("utf-8")
     assert text.count("\n## ") == 9
     assert all(goal["what"] in text for goal in data["goals"])

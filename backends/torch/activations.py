@@ -109,13 +109,14 @@ def module_class(activation: Activation) -> str | None:
     return f"_{activation.name.capitalize()}" if activation.parameters else None
 
 
-def constructor(activation: Activation) -> str:
+def constructor(activation: Activation, groups: int) -> str:
     """The call that makes such a module; `options` are device and dtype."""
     values = ", ".join(repr(v) for p in activation.parameters for v in _starts(p.init))
+    lead = f", lead=({groups},)" if groups > 1 else ""
     if activation.name != "rational":
-        return f"{module_class(activation)}({values}, **options)"
+        return f"{module_class(activation)}({values}{lead}, **options)"
     numerator, denominator = _coefficients(activation)
-    return f"_Rational({numerator!r}, {denominator!r}, **options)"
+    return f"_Rational({numerator!r}, {denominator!r}{lead}, **options)"
 
 
 def _starts(init: object) -> tuple[float, ...]:

@@ -17,17 +17,18 @@ from tncompile.plan.schedule import Arrangement, Contract, Identity, Ones, Rearr
 from .text import WIDTH, call, commented, spread
 
 
-def entry_lines(program: EntryProgram) -> Iterator[str]:
+def entry_lines(program: EntryProgram, groups: int) -> Iterator[str]:
     """Lines that evaluate the entries at `flat`, n row-major positions in the generated tensor.
 
-    A position is the digits of all open legs; a leg's is flat // right % size.
+    A position is the digits of all open legs; a leg's is flat // right % size. More than one
+    row group is a leg of every core, the first axis of each parameter.
     """
     yield "n = flat.shape[0]"
     for name, parameter in program.loads:
-        yield f"{name} = {attribute(parameter)}.unbind()"
+        yield f"{name} = {attribute(parameter)}.unbind({1 if groups > 1 else ''})"
     sizes = _Sizes(program.schedule.positions)
     for gathering in program.gatherings:
-        yield from _gathering_lines(gathering, sizes)
+        yield from _gathering_lines(gathering, sizes, groups)
     for instruction in program.instructions:
         yield from _lines(instruction, program.like, sizes)
         if instruction.dead:
@@ -116,7 +117,7 @@ def _view(
     return _View(name, tuple(calls))
 
 
-def _gathering_lines(named: NamedGathering, sizes: _Sizes) -> Iterator[str]:
+def _gathering_lines(named: NamedGathering, sizes: _Sizes, groups: int) -> Iterator[str]:
     gathering, parameter = named.gathering, named.parameter
     count, name = len(gathering.cores), named.name
     text = f"{named.cores} at the digits of {'its' if count == 1 else 'their'} open legs"
@@ -137,6 +138,8 @@ def _gathering_lines(named: NamedGathering, sizes: _Sizes) -> Iterator[str]:
     yield f"rows = {legs} * slots.unsqueeze(1) + digit"
     stack = parameter.shape[0] if parameter.stacked else 1
     whole, core = (stack * legs, rest), attribute(parameter)
+    if groups > 1 and parameter.stacked:
+        core = f"{core}.transpose(0, 1)"
     view = _view(core, arrangement, whole, sizes, (stack,), together=True)
     index = ".index_select(0, rows.reshape(-1))"
     yield from _fitted(name, view, index, f"({count} * n, {rest})")

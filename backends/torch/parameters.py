@@ -44,8 +44,11 @@ class ParameterView:
     init_comment: str
 
 
-def parameter_views(parameters: Sequence[Parameter]) -> tuple[ParameterView, ...]:
-    """Parameters in order; the first of those with a common name makes the dictionary."""
+def parameter_views(parameters: Sequence[Parameter], groups: int) -> tuple[ParameterView, ...]:
+    """Parameters in order; the first of those with a common name makes the dictionary.
+
+    More than one row group is the first axis of each.
+    """
     views, owners = [], set()
     for parameter in parameters:
         owner, _, key = parameter.name.partition(".")
@@ -53,8 +56,8 @@ def parameter_views(parameters: Sequence[Parameter]) -> tuple[ParameterView, ...
         owners.add(owner)
         views.append(
             ParameterView(
-                lines=(*begin, *_declared(parameter)),
-                comment=tuple(wrap(clean_comment(_described(parameter)), WIDTH - 2)),
+                lines=(*begin, *_declared(parameter, groups)),
+                comment=tuple(wrap(clean_comment(_described(parameter, groups)), WIDTH - 2)),
                 init=_init(attribute(parameter), parameter.init),
                 init_comment=f"{_DRAWN[type(parameter.init)]} {parameter.init.formula}",
             )
@@ -62,24 +65,27 @@ def parameter_views(parameters: Sequence[Parameter]) -> tuple[ParameterView, ...
     return tuple(views)
 
 
-def _declared(parameter: Parameter) -> Iterator[str]:
+def _declared(parameter: Parameter, groups: int) -> Iterator[str]:
     """Lines that make a parameter."""
-    given = [f"torch.empty({shape_text(parameter.shape)}, **options)"]
+    shape = parameter.shape if groups == 1 else (groups, *parameter.shape)
+    given = [f"torch.empty({shape_text(shape)}, **options)"]
     if len(given[0]) > WIDTH - 4:
-        yield from spread("shape = (", list(map(str, parameter.shape)), ")").split("\n")
+        yield from spread("shape = (", list(map(str, shape)), ")").split("\n")
         given = ["torch.empty(shape, **options)"]
     if parameter.frozen:
         given.append("requires_grad=False")
     yield from call(f"{attribute(parameter)} = nn.Parameter(", given).split("\n")
 
 
-def _described(parameter: Parameter) -> str:
+def _described(parameter: Parameter, groups: int) -> str:
     """The statement of a parameter and its axes."""
+    group = "group, " * (groups > 1)
     if parameter.kind is CoreKind.TENSOR:
-        words = ["stacked by subscript"] * parameter.stacked + ["not trained"] * parameter.frozen
+        words = ["one for each group"] * (groups > 1)
+        words += ["stacked by subscript"] * parameter.stacked + ["not trained"] * parameter.frozen
         return ": ".join([parameter.statement, *[", ".join(words)] * bool(words)])
     axes = _AXES[parameter.kind] if parameter.stacked else "legs of the root"
-    return f"{parameter.statement}: {axes}"
+    return f"{parameter.statement}: {group}{axes}"
 
 
 def _init(name: str, init: Init) -> str:

@@ -9,6 +9,7 @@ from tncompile.emit.program import Run
 from tncompile.emit.stage import STATE
 from tncompile.graph.ir import Layer
 
+from .groups import passes
 from .stages import StageView, flat, function_name
 from .text import call, names
 
@@ -27,6 +28,7 @@ class RunView:
     lines: tuple[str, ...]
     adjoint_lines: tuple[str, ...]
     gradients: str
+    passes: tuple[str, ...]
 
     @property
     def is_hidden(self) -> bool:
@@ -45,8 +47,9 @@ def run_view(run: Run, stages: Sequence[StageView], layer: Layer) -> RunView:
         state, rest = _numbered(stage)
         lines.append(call(f"x = {stage.class_name}.run(", ["_pass", *state, *rest]))
     layers = f"Layers {run.first} to {run.last}," if run.last > run.first else f"Layer {run.first},"
+    class_name = f"_{layer.class_name}Layers{run.first}To{run.last}"
     return RunView(
-        class_name=f"_{layer.class_name}Layers{run.first}To{run.last}",
+        class_name=class_name,
         function=function_name(layer, f"Layers{run.first}To{run.last}"),
         recomputed=run.recomputed,
         stages=members,
@@ -56,6 +59,7 @@ def run_view(run: Run, stages: Sequence[StageView], layer: Layer) -> RunView:
         lines=flat([*lines, "return x"]),
         adjoint_lines=flat(_run_adjoint(members)),
         gradients=names([f"d{name}" for name in (*states, *inner)]),
+        passes=passes(layer, class_name),
     )
 
 

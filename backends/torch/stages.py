@@ -23,6 +23,7 @@ from tncompile.plan.schedule import Convolve
 
 from . import activations
 from .adjoint import adjoint_lines
+from .groups import of_all, passes
 from .lowering import OUTPUTS, biased_lines, lines, load_lines
 from .text import WIDTH, names
 
@@ -69,6 +70,12 @@ class StageView:
     carriers: str
     carrier_uses: int
     bias_gradient: str
+    passes: tuple[str, ...]
+    biased_passes: tuple[str, ...]
+    linear_of_all: str
+    run_of_all: str
+    prepared_of_all: str
+    applied_of_all: str
     slice_count: int  # 0 where the layer is not a sum of slices
 
     @property
@@ -143,6 +150,7 @@ def stage_view(
     result = f"{program.result}.reshape(-1)"
     if program.takes_input:
         result = f"{program.result}.reshape({'*out' if convolved else 'n'}, {outputs_size})"
+    shared = int(program.takes_input)  # the input is that of all row groups
     return StageView(
         class_name=class_name,
         function=function_name(layer, suffix or f"Layer{stage.number}"),
@@ -166,7 +174,9 @@ def stage_view(
         result=result,
         activation_name="linear" if activation is None else activation.name,
         activation_module=(
-            activations.constructor(activation) if activation and activation.parameters else None
+            activations.constructor(activation, layer.groups)
+            if activation and activation.parameters
+            else None
         ),
         expression="z" if formula is None else formula.expression,
         reads="" if formula is None else formula.reads,
@@ -186,6 +196,12 @@ def stage_view(
         carriers=_tuple([attribute(p) for p in program.carriers]),
         carrier_uses=program.carrier_uses,
         bias_gradient=f"g.reshape(-1, {outputs_size}).sum(0)" if convolved else "g.sum(0)",
+        passes=passes(layer, class_name, shared=shared),
+        biased_passes=passes(layer, class_name, ("biased", "biased_adjoint"), shared),
+        linear_of_all=of_all(layer, f"{class_name}.linear"),
+        run_of_all=of_all(layer, f"{class_name}.run", shared),
+        prepared_of_all=of_all(layer, f"{class_name}.prepared"),
+        applied_of_all=of_all(layer, f"{class_name}.applied", shared),
         slice_count=math.prod(schedule.slices) if sliced else 0,
     )
 

@@ -12,6 +12,7 @@ from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Convolution, Target
 
 from .adjoint import adjoint_lines
+from .groups import passes
 from .lowering import lines, load_lines, row_lines
 from .stages import flat, function_name, like_of, state_gradient
 from .text import names
@@ -62,6 +63,9 @@ class StreamView:
     inner: int
     right: int
     rows: int
+    outputs: int
+    passes: tuple[str, ...]
+    joined: str
 
 
 def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
@@ -71,9 +75,10 @@ def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
     own = [identifier(p) for p in program.parameters]
     states = [STATE] * bool(program.stage.incoming)
     begin = [*load_lines(program.start), *load_lines(program.loads)]
-    shape, extents = layer.target.weight_shape, layer.modes.extents
+    shape, extents = layer.modes.shape, layer.modes.extents
+    class_name = f"_{layer.class_name}Stream"
     return StreamView(
-        class_name=f"_{layer.class_name}Stream",
+        class_name=class_name,
         function=function_name(layer, "Stream"),
         arguments=(*states, *own),
         given=(*states, *map(attribute, program.parameters)),
@@ -94,7 +99,19 @@ def stream_view(stream: StreamProgram, layer: Layer) -> StreamView:
         inner=stream.inner,
         right=stream.right,
         rows=stream.rows,
+        outputs=shape[0],
+        passes=passes(layer, class_name, shared=1),
+        joined=_joined(layer),
     )
+
+
+def _joined(layer: Layer) -> str:
+    """Brings the outputs of row groups, (groups, ...), side by side."""
+    if layer.groups == 1:
+        return ""
+    if isinstance(layer.target, Convolution):
+        return ".movedim(0, 1).flatten(1, 2)"
+    return ".movedim(0, -2).flatten(-2)"
 
 
 def _uncrop(shape: tuple[int, ...], extents: tuple[int, ...]) -> str:

@@ -10,7 +10,7 @@ from textwrap import wrap
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
 from tncompile.emit.entries import EntryProgram
 from tncompile.emit.program import Run
-from tncompile.graph.ir import Modes, NearIdentity
+from tncompile.graph.ir import Layer, Modes, NearIdentity
 from tncompile.graph.targets import Biased
 from tncompile.plan import LayerPlan
 from tncompile.plan.contract import is_pointwise
@@ -50,6 +50,11 @@ class LayerView:
     entries: int
     generated: int
     cropped: str
+    groups: int
+    group_rows: int
+    own_entries: str  # of the generated ones those of the weight, of each group
+    group_gap: int  # padding between the rows of two groups
+    row_gap: int  # the same in rows
     crops_axes: bool
     convolves: bool
     input_pad: int
@@ -107,6 +112,16 @@ class LayerView:
         """Whether generated entries are thrown away."""
         return self.generated > self.entries
 
+    @property
+    def each_group(self) -> str:
+        """The axes of a statistic that each row group has for itself, as first arguments."""
+        return "-1, " if self.groups > 1 else ""
+
+    @property
+    def side_by_side(self) -> str:
+        """Brings outputs of row groups, (groups, n, outputs), into one axis."""
+        return ".movedim(0, -2).flatten(-2)" if self.groups > 1 else ""
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleView:
@@ -117,6 +132,7 @@ class ModuleView:
     activation_classes: tuple[str, ...]
     plain_rational: bool
     krons: frozenset[str]
+    grouped: bool
     mixers: bool
     convolved: bool
     contracts: bool
@@ -169,6 +185,7 @@ def module_view(program: ModuleProgram) -> ModuleView:
             for schedule in _schedules(layer.plan)
             for step in schedule.steps
         ),
+        grouped=any(layer.layer.groups > 1 for layer in program.layers),
         mixers=any(isinstance(init, NearIdentity) for init in inits),
         decision_lines=tuple(
             line for key, text in program.decisions for line in _decision_lines(key, text)
@@ -213,6 +230,7 @@ def _layer(program: LayerProgram) -> LayerView:
         if stage.activation is not None:
             names += [f"act{stage.number}.{p.name}" for p in stage.activation.parameters]
     declaration = f"layer {layer.name} : {target} from {layer.topology}"
+    declaration += f" {{ groups = {layer.groups} }}" if layer.groups > 1 else ""
     strides = [1]
     extents = layer.modes.extents
     for size in reversed(extents[1:]):
@@ -231,7 +249,7 @@ def _layer(program: LayerProgram) -> LayerView:
         target=str(target).replace('"', "'"),
         kind=target.kind,
         declaration=tuple(wrap(clean_comment(declaration), _COMMENT_WIDTH)),
-        parameters=parameter_views(layer.parameters),
+        parameters=parameter_views(layer.parameters, layer.groups),
         core_names=tuple(names),
         parameter_count=layer.parameter_count,
         dense_count=layer.dense_parameter_count,
@@ -242,14 +260,19 @@ def _layer(program: LayerProgram) -> LayerView:
         strides=repr(tuple(strides)),
         entries=layer.modes.entries,
         generated=layer.modes.generated,
-        cropped=_cropped(layer.modes),
+        cropped=_cropped(layer),
+        groups=layer.groups,
+        group_rows=layer.modes.shape[0],
+        own_entries=_own_entries(layer.modes, layer.groups),
+        row_gap=extents[0] - layer.modes.shape[0] if layer.groups > 1 else 0,
+        group_gap=layer.modes.generated - layer.modes.shape[0] * strides[0],
         crops_axes=_crops_axes(layer.modes),
         convolves=program.contract is not None and not is_pointwise(layer),
         input_pad=extents[1] - shape[1] if len(shape) > 1 else 0,
-        output_pad=layer.modes.generated // math.prod(extents[1:]) - shape[0],
-        entry_lines=tuple(entry_lines(program.entries)),
+        output_pad=layer.modes.generated // math.prod(extents[1:]) - layer.modes.shape[0],
+        entry_lines=tuple(entry_lines(program.entries, layer.groups)),
         entry_result=program.entries.result,
-        row_lines=() if program.rows is None else tuple(entry_lines(program.rows)),
+        row_lines=() if program.rows is None else tuple(entry_lines(program.rows, layer.groups)),
         row_result=None if program.rows is None else _row(program.rows, extents[1], shape[1]),
         looks_up="rows" in used,
         default_dtype="None" if layer.dtype is None else f"torch.{layer.dtype}",
@@ -277,16 +300,26 @@ def _crops_axes(modes: Modes) -> bool:
     return modes.extents[1:] != modes.shape[1:]
 
 
-def _cropped(modes: Modes) -> str:
+def _cropped(layer: Layer) -> str:
     """The weight, from all that is generated, `z`."""
-    if _crops_axes(modes):
-        cuts = ", ".join(
-            f":{size}" if size < extent else ":"
-            for size, extent in zip(modes.shape, modes.extents, strict=True)
-        )
-        return f"z.reshape({shape_text(modes.extents)})[{cuts}]"
-    whole = f"z[:{modes.entries}]" if modes.padding else "z"
-    return f"{whole}.reshape({shape_text(modes.shape)})"
+    modes, whole = layer.modes, "z"
+    if _crops_axes(modes) or modes.padding:
+        whole = _own_entries(modes, layer.groups)
+    if _crops_axes(modes) and layer.groups == 1:
+        return whole
+    return f"{whole}.reshape({shape_text(layer.target.weight_shape)})"
+
+
+def _own_entries(modes: Modes, groups: int) -> str:
+    """The entries of the weight among all that is generated, `z`, for each of the row groups."""
+    lead, every = ((groups,), ":, ") if groups > 1 else ((), "")
+    if not _crops_axes(modes):
+        return f"z[{every}:{modes.entries}]"
+    cuts = ", ".join(
+        f":{size}" if size < extent else ":"
+        for size, extent in zip(modes.shape, modes.extents, strict=True)
+    )
+    return f"z.reshape({shape_text((*lead, *modes.extents))})[{every}{cuts}]"
 
 
 def _used_modes(plan: LayerPlan) -> set[str]:

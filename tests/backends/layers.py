@@ -34,7 +34,7 @@ class Case:
     """A layer: its target and topology in the language, and the row that it stands for.
 
     `sample` is the shape of one input, none for a bare tensor. With `tight` the layer has so
-    little memory that something is "recomputed", or "sliced".
+    little memory that something is "recomputed", or "sliced". The row is that of one row group.
     """
 
     target: str
@@ -44,6 +44,7 @@ class Case:
     sample: tuple[int, ...] | None
     settings: str = ""
     tight: str | None = None
+    groups: int = 1
 
     @property
     def text(self) -> str:
@@ -54,7 +55,7 @@ class Case:
         return (
             f"{own}layer a : {self.target} from {source} {{ activation = {self.activation}"
             f"  modes = fold(radix = {self.row.radix})  bond = {self.row.bond}"
-            f"  {self.settings} }}\n"
+            f"  {f'groups = {self.groups}  ' * (self.groups > 1)}{self.settings} }}\n"
         )
 
     @property
@@ -234,6 +235,42 @@ CASES = {
         "relu",
         None,
     ),
+    "groups": Case(
+        "Linear(6, 10)",
+        "MERA(2)",
+        decoder_row("MERA", 5, 2, 2, 3),
+        "prelu",
+        (6,),
+        "apply = materialise",
+        groups=2,
+    ),
+    "groups_contract": Case(
+        "Linear(8, 18)",
+        "MERA(2)",
+        decoder_row("MERA", 6, 2, 2, 2),
+        "swish",
+        (8,),
+        "apply = contract",
+        groups=3,
+    ),
+    "groups_stream": Case(
+        "Linear(6, 16)",
+        "TTN(2)",
+        decoder_row("TTN", 6, 2, 2, 2),
+        "rational",
+        (6,),
+        "apply = stream",
+        groups=2,
+    ),
+    "conv_groups": Case(
+        "Conv2d(4, 8, 2, stride = (1, 2), padding = 1)",
+        "MERA(2)",
+        decoder_row("MERA", 6, 2, 2, 2),
+        "tanh",
+        (4, 3, 4),
+        "apply = contract",
+        groups=2,
+    ),
     "wall": Case("Linear(8, 4)", "BrickWall(2)", _wall(5, 2), "gelu", (8,)),
     "tree": Case("Linear(6, 5)", "T", _DISTANT, "identity", (6,), "apply = materialise"),
     "drawn": Case("Linear(6, 5)", "N", _NETWORK, "swish", (6,), "apply = materialise"),
@@ -260,6 +297,9 @@ MODES = [
     "conv",
     "conv_stream",
     "conv_contract",
+    "groups",
+    "groups_contract",
+    "conv_groups",
     "tree",
     "drawn",
     "recomputed",
@@ -394,9 +434,13 @@ def reference(name: str, given: Mapping[str, Tensor], *inputs: Tensor) -> Tensor
     """The layer's output one core at a time, from its parameters, then by torch's own layer."""
     case = CASES[name]
     cores = {n.removeprefix("generator."): p for n, p in given.items()}
-    flat = case.row.generate(cores, _activation(case, cores))
     shape = module_of(case).A(device="meta").weight.shape
-    weight = flat[: shape.numel()].reshape(shape)
+    count = shape.numel() // case.groups
+    parts = []
+    for k in range(case.groups):
+        own = {n: p[k] for n, p in cores.items() if n != "bias"} if case.groups > 1 else cores
+        parts.append(case.row.generate(own, _activation(case, own))[:count])
+    weight = torch.cat(parts).reshape(shape)
     return dense(name, weight, given.get("bias"), *inputs)
 
 

@@ -28,7 +28,9 @@ def twin(name: str, layer: Layer) -> nn.Module:
     assert bias is not None
     own: nn.Module
     if name in CONVOLUTIONS:
-        own = nn.Conv2d(2, 3, (2, 3), stride=(1, 2), padding=1, device=weight.device)
+        outputs, channels, *size = weight.shape
+        kernel = (size[0], size[1])
+        own = nn.Conv2d(channels, outputs, kernel, stride=(1, 2), padding=1, device=weight.device)
     else:
         own = nn.Linear(weight.shape[1], weight.shape[0])
     own.to(weight.dtype).load_state_dict({"weight": weight, "bias": bias.detach()})

@@ -38,7 +38,7 @@ def test_every_way_to_carry_out_a_layer_is_there() -> None:
             assert blocks == "stream"
             assert plan.stream_rows is not None
             assert plan.stream_rows < make(name).weight.shape[0], "several blocks"
-    for name in ("contract", "conv_contract"):
+    for name in ("contract", "conv_contract", "groups_contract", "conv_groups"):
         assert {a.training_mode for a in plans[name].applications} == {"contract"}
     assert set(MODES) <= set(CASES)
     assert {case.row.bond for case in CASES.values()} == {2, 3, 8}

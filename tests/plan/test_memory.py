@@ -38,6 +38,13 @@ LAYERS = {
         "layer a : Linear(512, 512) from T()"
     ),
     "mixed": MIXED,
+    "groups": "layer a : Linear(512, 512) from MERA(latent = 5) { groups = 16 }",
+    "padded groups": "layer a : Linear(500, 500) from MERA(latent = 5) { groups = 5 }",
+    "padded columns": (
+        "layer a : Linear(500, 512) from aTTN(latent = 5) { groups = 4  modes = [o by 2, i by 2] }"
+    ),
+    "learnt groups": WALL.format("rational  groups = 4"),
+    "ring groups": "layer a : Linear(512, 512) from TR(rank = 4) { groups = 4 }",
 }
 # Part of the peak with everything kept that a budget allows.
 BUDGETS = (1.0, 0.75, 0.5, 0.3)
@@ -113,13 +120,14 @@ def test_budgets_lead_to_recomputation_and_slices() -> None:
 @pytest.mark.parametrize("batch", [3, 200])
 @pytest.mark.parametrize("mode", ["contract", "stream"])
 @pytest.mark.parametrize("kind", ["TTN(5)", "MERA(5)", "BrickWall(2)", "Mapped()"])
-def test_predicted_peaks_of_the_other_modes(mode: str, batch: int, kind: str) -> None:
+@pytest.mark.parametrize("groups", [1, 4])
+def test_predicted_peaks_of_the_other_modes(mode: str, batch: int, kind: str, groups: int) -> None:
     """The input, the output and their gradients are counted apart."""
     text = (
         "topology Mapped() { root product(order)  repeat 1 { map all }"
         "  repeat 1 { mix pairs from 1 } }"
         f"layer a : Linear(512, 2048) from {kind}"
-        f" {{ apply = {mode}  batch = {batch}  bias = false }}"
+        f" {{ apply = {mode}  batch = {batch}  bias = false  groups = {groups} }}"
     )
     plan = planned(text)
     (application,) = plan.applications

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,8 +29,9 @@ class NothingToGenerate(Diagnostic):
     """A weight of a single entry."""
 
     code: ClassVar = "E0302"
-    title: ClassVar = "a weight of one entry has nothing to fold"
+    title: ClassVar = "a {what} of one entry has nothing to fold"
     label: ClassVar = "one entry"
+    what: str = "weight"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,37 @@ class FactorsTooSmall(Diagnostic):
         sizes = ", ".join(map(str, self.better))
         sizes = f"({sizes})" if len(self.better) > 1 else sizes
         return (f"`{self.axis} as {sizes}` holds it with the least padding",)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
+
+
+@dataclass(frozen=True)
+class GroupsDoNotDivide(Diagnostic):
+    """Row groups of different sizes."""
+
+    code: ClassVar = "E0305"
+    title: ClassVar = "`groups` = {groups} does not divide the rows of the weight"
+    label: ClassVar = "all groups have the same number of rows"
+    groups: int
+    rows: int
+    called: Span
+
+    def related(self) -> tuple[Related, ...]:
+        return (Related(self.called, f"{_rows(self.rows)}: its outputs, or its first axis"),)
+
+    def message(self) -> str:
+        rows = f"the {_rows(self.rows)}"
+        return f"`groups` = {self.groups} does not divide {rows} of the weight"
+
+    def helps(self) -> tuple[str, ...]:
+        divisors = [k for k in range(1, math.isqrt(self.rows) + 1) if self.rows % k == 0]
+        divisors = sorted({*divisors, *(self.rows // k for k in divisors)})
+        below = [k for k in divisors if k < self.groups][-1:]
+        near = [*below, *[k for k in divisors if k > self.groups][:1]]
+        shown = " and ".join(map(str, near))
+        return (f"the nearest that {'do' if len(near) > 1 else 'does'}: {shown}",)
 
 
 @dataclass(frozen=True)

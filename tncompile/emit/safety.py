@@ -159,6 +159,7 @@ _LIBRARY_NAMES = frozenset(
         "torch.exp",
         "torch.func.functional_call",
         "torch.func.vjp",
+        "torch.func.vmap",
         "torch.get_autocast_dtype",
         "torch.is_autocast_enabled",
         "torch.is_grad_enabled",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import keyword
+import math
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -40,13 +41,14 @@ SETTINGS = (
     "bond",
     "budget",
     "dtype",
+    "groups",
     "init",
     "modes",
     "replaces",
 )
 APPLY = ("auto", "materialise", "contract", "stream", "rows")
 _NO_BIAS = {"embedding": ("an", "Embedding"), "tensor": ("a", "Tensor")}
-_LATER_SETTINGS = ("freeze", "groups", "share")
+_LATER_SETTINGS = ("freeze", "share")
 _MOST_BOND = 2**16
 
 
@@ -130,7 +132,8 @@ class _LayerBuilder:
         """
         self._collect_settings()
         called = target(self.node.target, self.scope)
-        bond, modes = self._bond_and_modes(called.target)
+        groups = self._groups(called.target)
+        bond, modes = self._bond_and_modes(called.target, groups)
         followed = self._activation()
         source = called_source(self.names, self.node.source, modes.order)
         network = self._generator(source, called.target, modes, bond, followed)
@@ -148,6 +151,7 @@ class _LayerBuilder:
             batches=self._batches(),
             apply=self._name("apply", APPLY) or "auto",
             replaces=self._replaces(),
+            groups=groups,
             span=self.node.name.span,
             topology_span=self.node.source.span,
         )
@@ -186,21 +190,37 @@ class _LayerBuilder:
         if found:
             raise DiagnosticError(found)
 
-    def _bond_and_modes(self, wanted: Target) -> tuple[int, Modes]:
+    def _groups(self, wanted: Target) -> int:
+        """Row groups, which divide the rows of the weight."""
+        if "groups" not in self.settings:
+            return 1
+        node, _ = self.scope.follow(self.settings["groups"])
+        groups = self.scope.integer(self.settings["groups"], "`groups`", 1)
+        rows = wanted.weight_shape[0]
+        if rows % groups:
+            called = self.node.target.span
+            fail(target_errors.GroupsDoNotDivide(node.span, groups, rows, called))
+        if groups > 1 and math.prod(wanted.weight_shape) == groups:
+            fail(target_errors.NothingToGenerate(node.span, "row group"))
+        return groups
+
+    def _bond_and_modes(self, wanted: Target, groups: int) -> tuple[int, Modes]:
         radix, span = 2, self.node.target.span
+        rows, *columns = wanted.weight_shape
+        shape = (rows // groups, *columns)
         if "modes" in self.settings:
             node, scope = self.scope.follow(self.settings["modes"])
             span = node.span
             if isinstance(node, ast.ModeList):
                 bond = self._bond(2)
-                return bond, listed(node, wanted, scope, self.node.target.span)
+                return bond, listed(node, wanted, shape, scope, self.node.target.span)
             if not isinstance(node, ast.Call) or node.function.name != "fold":
                 known = "`fold(radix)` or a list of modes"
                 fail(errors.WrongType(node.span, "`modes`", known, "something else"))
             given = FOLD.bind(node)
             if "radix" in given:
                 radix = scope.integer(given["radix"], "`radix`", 2, _MOST_BOND)
-        return self._bond(radix), fold(wanted.weight_shape, radix, span)
+        return self._bond(radix), fold(shape, radix, span)
 
     def _bond(self, default: int) -> int:
         if "bond" not in self.settings:

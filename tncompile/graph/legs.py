@@ -44,7 +44,7 @@ class Legs:
     @property
     def fans(self) -> tuple[int, int]:
         """Inputs of an output and outputs of an input, as PyTorch counts them for any weight."""
-        rows, *columns = self.target.weight_shape
+        rows, *columns = self.modes.shape
         return math.prod(columns), rows * math.prod(columns[1:])
 
     @property

@@ -56,16 +56,19 @@ def fold(weight_shape: tuple[int, ...], radix: int, span: Span | None) -> Modes:
     return Modes((radix,) * order, weight_shape, tuple(axes), tuple(range(order)))
 
 
-def listed(node: ast.ModeList, target: Target, scope: Scope, span: Span) -> Modes:
+def listed(
+    node: ast.ModeList, target: Target, shape: tuple[int, ...], scope: Scope, span: Span
+) -> Modes:
     """The modes of a list such as `[o by 2, i by 2, h, w]`, axis by axis.
+
+    `shape` is that of the target's weight, or of one row group.
 
     Raises:
         DiagnosticError: E0201 for an axis that the target does not have, E0202 for one that
             stands twice, E0303 for one that is missing, E0304 for factors that are too small.
     """
-    builder = _ListBuilder(target, scope)
+    builder = _ListBuilder(target.axes, shape, scope)
     written = [mode for item in node.items for mode in builder.item(item)]
-    shape = target.weight_shape
     missing = [
         name
         for name, size in zip(target.axes, shape, strict=True)
@@ -89,8 +92,9 @@ def listed(node: ast.ModeList, target: Target, scope: Scope, span: Span) -> Mode
 class _ListBuilder:
     """Modes of a list as pairs (axis, size)."""
 
-    def __init__(self, target: Target, scope: Scope) -> None:
-        self.target = target
+    def __init__(self, axes: tuple[str, ...], shape: tuple[int, ...], scope: Scope) -> None:
+        self.axes = axes
+        self.shape = shape
         self.scope = scope
         self.seen: dict[str, Span] = {}
 
@@ -99,14 +103,14 @@ class _ListBuilder:
         if isinstance(node, ast.Interleave):
             columns = [self.item(inner) for inner in node.items]
             return [mode for row in zip_longest(*columns) for mode in row if mode is not None]
-        name, known = node.axis.name, self.target.axes
+        name, known = node.axis.name, self.axes
         if name not in known:
             fail(name_errors.UnknownName(node.axis.span, "axis", name, known, "axes"))
         if name in self.seen:
             fail(name_errors.DefinedTwice(node.axis.span, "axis", name, self.seen[name]))
         self.seen[name] = node.axis.span
         axis = known.index(name)
-        return [(axis, size) for size in self._sizes(node, self.target.weight_shape[axis])]
+        return [(axis, size) for size in self._sizes(node, self.shape[axis])]
 
     def _sizes(self, node: ast.AxisModes, size: int) -> Sequence[int]:
         if node.value is None:

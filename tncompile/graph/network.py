@@ -114,7 +114,8 @@ def cut_rank(layer: Layer) -> CutRank:
     The minimum cut between the legs of the rows and those of the columns, with capacities
     log(size). With activations the bound holds for the last stage only, whose incoming
     state counts as one full tensor. Where the fold mixes rows and columns in one mode, no
-    cut separates them and the bound is the full rank.
+    cut separates them and the bound is the full rank. Each row group adds the rank that it
+    has by itself.
 
     FC2 of VGG-16 through a TTN has rank ≤ 64 of 4096:
 
@@ -123,9 +124,9 @@ def cut_rank(layer: Layer) -> CutRank:
     >>> cut_rank(fc2)
     CutRank(bound=64, full=4096, whole=False)
     """
-    shape = layer.target.weight_shape
+    shape = layer.modes.shape
     columns = math.prod(shape[1:])
-    full = min(shape[0], columns)
+    full = min(layer.groups * shape[0], columns)
     whole = all(s.activation is None or s.activation.is_identity for s in layer.stages)
     if layer.modes.axes is None:
         return CutRank(full, full, whole)
@@ -133,7 +134,8 @@ def cut_rank(layer: Layer) -> CutRank:
     graph = stage_graph(layer, last)
     rows = len(layer.modes.of_axis(0))
     legs: list[Node] = [("index", layer.name, last.number, i.name) for i in last.outgoing]
-    return CutRank(min(full, _minimum_cut(graph, legs[:rows], legs[rows:])), full, whole)
+    bound = min(shape[0], columns, _minimum_cut(graph, legs[:rows], legs[rows:]))
+    return CutRank(min(full, layer.groups * bound), full, whole)
 
 
 def _merged(layer: Layer) -> Stage:

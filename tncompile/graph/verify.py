@@ -51,7 +51,9 @@ def _verify_layer(layer: Layer) -> None:
     sizes = tuple(i.size for i in outgoing)
     _check(sizes == layer.modes.sizes, where, "the last state has the modes of the target")
     modes = layer.modes
-    _check(modes.shape == layer.target.weight_shape, where, "the modes hold the weight")
+    rows, *columns = modes.shape
+    whole = (rows * layer.groups, *columns)
+    _check(whole == layer.target.weight_shape, where, "the modes hold the weight, group by group")
     _check(sorted(modes.places) == [*range(modes.order)], where, "every mode has a place")
     if modes.axes is not None:
         _check(list(modes.axes) == sorted(modes.axes), where, "modes are in the weight's order")

@@ -63,11 +63,12 @@ class Stream:
 def matrix_shape(layer: Layer) -> tuple[int, int] | None:
     """The weight as a matrix (outputs, inputs of one output); None where nothing is applied.
 
-    Of a transposed convolution the other way round: all that one input position adds to.
+    Of a transposed convolution the other way round: all that one input position adds to. It is
+    that of one row group.
     """
     if not isinstance(layer.target, Biased):
         return None
-    rows, *columns = layer.target.weight_shape
+    rows, *columns = layer.modes.shape
     if isinstance(layer.target, ConvTranspose2d):
         return math.prod(columns), rows
     return rows, math.prod(columns)
@@ -148,7 +149,7 @@ def find_stream(layer: Layer, chooser: Chooser, rows: int | None = None) -> Stre
     row = Row.of(layer.stages[-1])
     if row is None:
         return "the last layer is no row of neighbours"
-    rows = rows or max(1, _BLOCK // shape[1])
+    rows = rows or max(1, _BLOCK // (shape[1] * layer.groups))
     if layer.apply == "stream":  # asked for: two blocks at least
         rows = min(rows, (shape[0] + 1) // 2)
     if rows >= shape[0]:
@@ -185,8 +186,9 @@ def applications(
     if shape is None:
         return ()
     found = []
+    outputs, inputs = shape
     for batch in batches:
-        dense, training = dense_costs(shape, batch, machine)
+        dense, training = dense_costs((outputs * layer.groups, inputs), batch, machine.alone)
         uses = [_use("materialise", _materialise(generating, dense, training), limit)]
         if contract is not None:
             costs = contract_costs(layer, contract, batch, machine, generating.hidden)
@@ -271,25 +273,32 @@ def contract_costs(
     own = {*made[schedule.prepared :]}
     kept = [*channels, *(work for op in tape.ops if op.makes in own for work in op.forward)]
     whole = (*parts, part)
-    idle = inference_peak(tape, whole, machine.itemsize)
+    # Outputs of groups are brought together, and their gradients apart again.
+    beside = tape.sizes[made[-1]] * machine.entry_bytes if layer.groups > 1 else 0
+    idle = max(inference_peak(tape, whole, machine.entry_bytes), beside)
+    training = _peak(_segments(tape, whole, machine)) + beside
     return (
         total(forward, machine, idle),
         total(kept, machine, idle),
-        total(forward + backward, machine, _peak(_segments(tape, whole, machine))),
+        total(forward + backward, machine, training),
     )
 
 
 def _channels_last(tape: Tape, made: Sequence[Storage], layer: Layer) -> list[Work]:
     """The copies of a convolution's input and output that have the channels last, and back.
 
-    A linear layer's own input and output are outside of what a mode takes.
+    A linear layer's own input and output are outside of what a mode takes, but for the copy
+    of the output that has the groups side by side.
     """
     ends = (made[0], made[-1])
     if not isinstance(layer.target, Convolution):
         tape.outside.update(ends)
-        return []
+        run = layer.modes.shape[0]
+        return [Permutation(tape.sizes[made[-1]], run)] if layer.groups > 1 else []
     tape.outside.discard(made[0])
-    return [Permutation(tape.sizes[end], 1) for end in ends]
+    # The input is the same for all groups.
+    sizes = (-(-tape.sizes[made[0]] // layer.groups), tape.sizes[made[-1]])
+    return [Permutation(size, 1) for size in sizes]
 
 
 def stream_costs(
@@ -321,7 +330,7 @@ def stream_costs(
         parameters=parameter_entries(layer, stage),
     )
     whole = (*parts, part)
-    size = machine.itemsize
+    size = machine.entry_bytes
     blocks = -(-outputs // stream.rows)
     # A block of rows takes in the whole rows of the matrix that reach into it.
     columns = math.prod(layer.modes.extents[1:])
@@ -340,7 +349,7 @@ def stream_costs(
         Pass(2 * batch * inputs, batch * inputs),
     ]
     backward: list[Work] = [w for op in tape.ops for w in op.backward] + adjoint * blocks
-    idle = inference_peak(tape, whole, machine.itemsize)
+    idle = inference_peak(tape, whole, size)
     kept = _segments(tape, whole, machine)
     standing = (tape.sizes[operand] + tape.sizes[matrix]) * size
     saved = sum(s.saved for s in kept)
@@ -349,13 +358,15 @@ def stream_costs(
     # and the gradients of what makes it, twice while they are added up.
     gradients = 2 * (tape.sizes[operand] + tape.sizes[matrix]) * size
     training = max(_peak(kept), saved + standing + 3 * block * size + gradients)
+    if layer.groups > 1:  # the gradient of the input is summed over groups, outputs joined
+        training += 2 * batch * inputs * size + batch * outputs * size
     once = total(forward, machine, alive)
     return once, once, total(forward + backward, machine, training)
 
 
 def _segments(tape: Tape, parts: tuple[Part, ...], machine: Machine) -> tuple[Segment, ...]:
     """The parts with everything kept that their backward passes need."""
-    return tuple(run_segment(tape, (p,), machine.itemsize, False, None) for p in parts)
+    return tuple(run_segment(tape, (p,), machine.entry_bytes, False, None) for p in parts)
 
 
 def _peak(segments: tuple[Segment, ...]) -> int:

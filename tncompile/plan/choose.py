@@ -16,7 +16,7 @@ from tncompile.plan.cache import Cache, Entry
 from tncompile.plan.cuts import Section, best_sections, single_sections, steps_seconds
 from tncompile.plan.decision import Decision, check_path, check_sections, key, numbered
 from tncompile.plan.entries import entry_schedule
-from tncompile.plan.positions import EntryNetwork, entry_network
+from tncompile.plan.positions import EntryNetwork, entry_network, grouped
 from tncompile.plan.results import Candidate, EntryPlan
 from tncompile.plan.rows import Row
 from tncompile.plan.schedule import Schedule
@@ -120,14 +120,16 @@ class Chooser:
 
         With `kept` they are rows, of the last so many outgoing indices.
         """
+        # Its row group is one more digit of a position.
+        stage, machine = grouped(stage, self.machine.groups), self.machine.alone
         network = entry_network(stage, kept)
-        name = key(stage, self.machine, f"rows of {kept}" if kept else "entries", None)
+        name = key(stage, machine, f"rows of {kept}" if kept else "entries", None)
         entry = self._known_entries(name, network)
         if entry is None:
             entry = self._search_entries(network)
             self.cache.put(name, entry)
         self.found[name] = entry
-        schedule = entry_schedule(network, entry.decision.entries or (), self.machine)
+        schedule = entry_schedule(network, entry.decision.entries or (), machine)
         return EntryPlan(name, entry.decision, schedule)
 
     def _search_entries(self, network: EntryNetwork) -> Entry:
@@ -135,10 +137,12 @@ class Chooser:
 
         def search(given: Sequence[Indices], output: Indices) -> Path:
             # The quickest search: the others are for what every forward pass takes.
-            return contraction_path(given, output, self.machine, QUICK).path
+            return contraction_path(given, output, machine, QUICK).path
 
         def seconds(path: Path) -> float:
-            return entry_schedule(network, path, self.machine).cost.seconds
+            return entry_schedule(network, path, machine).cost.seconds
+
+        machine = self.machine.alone
 
         given = network.tensors()
         paths = [search(given, network.result)]

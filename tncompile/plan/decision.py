@@ -120,7 +120,7 @@ def key(stage: Stage, machine: Machine, effort: str, largest: int | None) -> str
         "outgoing": [number[i.name] for i in stage.outgoing],
         "sizes": [sizes[k] for k in range(len(sizes))],
     }
-    parts = {
+    parts: dict[str, object] = {
         "network": network,
         "objective": "forward and backward time",
         "effort": effort,
@@ -129,6 +129,8 @@ def key(stage: Stage, machine: Machine, effort: str, largest: int | None) -> str
         "profile": asdict(machine.profile),
         "versions": [PLANNER, version("tncompile"), version("cotengra")],
     }
+    if machine.groups > 1:
+        parts["groups"] = machine.groups
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tncompile.graph.ir import Layer, Stage
 from tncompile.plan.elementwise import add_activation
@@ -19,7 +20,7 @@ from tncompile.plan.work import Pass, Work
 
 def generator_tape(layer: Layer, schedules: Sequence[Schedule]) -> tuple[Tape, tuple[Part, ...]]:
     """All stages of a layer on a tape, as many as there are schedules."""
-    tape = Tape()
+    tape = Tape(grouped=layer.groups > 1)
     parts: list[Part] = []
     state: Storage | None = None
     for stage, schedule in zip(layer.stages, schedules, strict=False):
@@ -40,6 +41,10 @@ def stage_part(
     schedule_ops = len(tape.ops) - begin
     if stage.activation is not None:
         result = add_activation(tape, stage.activation, result)
+    elif layer.has_gaps:
+        # The gradient that comes in is held by what calls the adjoint.
+        tape.ops[-1] = replace(tape.ops[-1], lasting=True)
+        result = _add_crop(tape, layer, result)
     return Part(
         stage=stage.number,
         ops=tuple(tape.ops[begin:]),
@@ -104,8 +109,17 @@ def part_works(part: Part) -> tuple[list[Work], list[Work]]:
     return forward, [*backward, Pass(part.gradients, part.gradients)]
 
 
+def _add_crop(tape: Tape, layer: Layer, generated: Storage) -> Storage:
+    """The rows of all groups without what stands between; without groups, views crop a weight."""
+    entries, whole = layer.modes.entries, tape.sizes[generated]
+    made = tape.storage(entries, True)
+    forward, backward = Pass(entries, entries), Pass(entries, whole)
+    tape.ops.append(Op("crop", (generated,), made, (forward,), (backward,), (whole,)))
+    return made
+
+
 def crop_works(layer: Layer) -> list[Work]:
     """The gradient of a cropped weight is padded with zeros first."""
-    if not layer.modes.padding:
+    if not layer.modes.padding or layer.has_gaps:
         return []
     return [Pass(layer.modes.entries, layer.modes.generated)]

@@ -17,7 +17,7 @@ from tncompile.plan.choose import Chooser
 from tncompile.plan.entries import entry_schedule
 from tncompile.plan.generator import generator_tape
 from tncompile.plan.memory import inference_peak, run_segment
-from tncompile.plan.positions import entry_network
+from tncompile.plan.positions import entry_network, grouped
 from tncompile.plan.results import Application, Cost, EntryPlan, Use
 from tncompile.plan.schedule import Schedule
 from tncompile.plan.work import Machine, Pass, total
@@ -43,9 +43,9 @@ def lookup_costs(
     layer: Layer, rows: EntryPlan, hidden: tuple[Schedule, ...], batch: int, machine: Machine
 ) -> tuple[Cost, Cost, Cost]:
     """Rows without the table: forward, with the state kept, and forward with backward."""
-    stage = layer.stages[-1]
+    stage = grouped(layer.stages[-1], layer.groups)
     network = entry_network(stage, _row_modes(layer), batch)
-    schedule = entry_schedule(network, rows.decision.entries or (), machine)
+    schedule = entry_schedule(network, rows.decision.entries or (), machine.alone)
     tape, parts = generator_tape(layer, hidden)
     size = machine.itemsize
     idle = inference_peak(tape, parts, size) if parts else 0

@@ -81,13 +81,14 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
     memory = settings.memory or machine
     if memory.limit > machine.limit:
         findings.add(errors.BudgetBeyondMachine(None, show_bytes(memory.limit)))
-    choosers: dict[str, Chooser] = {}
+    choosers: dict[tuple[str, int], Chooser] = {}
     plans = []
     for layer in program.layers:
         dtype = layer.dtype or DEFAULT_DTYPE
-        if dtype not in choosers:
-            choosers[dtype] = Chooser(
-                Machine(settings.profile, dtype),
+        kind = (dtype, layer.groups)
+        if kind not in choosers:
+            choosers[kind] = Chooser(
+                Machine(settings.profile, dtype, layer.groups),
                 settings.cache,
                 settings.seconds,
                 settings.progress,
@@ -96,7 +97,7 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
         limit = memory if layer.budget is None else Memory(layer.budget, "its budget")
         if limit is not memory and limit.limit > machine.limit:
             findings.add(errors.BudgetBeyondMachine(layer.span, show_bytes(limit.limit)))
-        planner = _LayerPlanner(layer, choosers[dtype], limit, settings.batches)
+        planner = _LayerPlanner(layer, choosers[kind], limit, settings.batches)
         plan = planner.run(findings)
         if plan is not None:
             plans.append(plan)
@@ -130,8 +131,7 @@ class _LayerPlanner:
         self.machine = chooser.machine
         self.limit = limit
         self.batches = layer.batches or batches or usual_batches(layer.target)
-        size = self.machine.itemsize
-        self.parameter_bytes = layer.parameter_count * size
+        self.parameter_bytes = layer.parameter_count * self.machine.itemsize
         self.room = limit.limit - self.parameter_bytes
         self.weightless = False  # whether the weight is too large, and the layer does without
 
@@ -235,7 +235,7 @@ class _LayerPlanner:
 
     def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
         """Most bytes alive when the weight is generated without gradients."""
-        return inference_peak(tape, parts, self.machine.itemsize)
+        return inference_peak(tape, parts, self.machine.entry_bytes)
 
     def _plan(
         self,
@@ -311,7 +311,7 @@ class _LayerPlanner:
         part: Part,
         works: tuple[list[Work], list[Work]],
     ) -> StagePlan:
-        size = self.machine.itemsize
+        size = self.machine.entry_bytes
         whole = self.chooser.choose(stage)
         idle = inference_peak(tape, (part,), size)
         kept = run_segment(tape, (part,), size, recomputed=False, final=None)
@@ -345,7 +345,8 @@ class _LayerPlanner:
 
     def _largest(self, tape: Tape, parts: tuple[Part, ...]) -> LiveTensor:
         """The largest tensor of all, a parameter or a value, and what makes it."""
-        layer, size = self.layer, self.machine.itemsize
+        layer, size = self.layer, self.machine.entry_bytes
+        each = "" if layer.groups == 1 else f" in each of {layer.groups} groups"
         parameter = max(layer.parameters, key=lambda p: p.size)
         entries, part, op = max(
             ((tape.sizes[op.makes], part, op) for part in parts for op in part.ops),
@@ -356,13 +357,13 @@ class _LayerPlanner:
             shape = " x ".join(map(str, parameter.shape))
             cores = (core for stage in layer.stages for core in stage.cores)
             span = next(core.span for core in cores if core.parameter == parameter.name)
-            return LiveTensor(f"`{parameter.name}`, {shape}", parameter.size * size, span)
+            return LiveTensor(f"`{parameter.name}`, {shape}{each}", parameter.size * size, span)
         if entries == layer.modes.generated and part is parts[-1]:
-            what = f"the generated weight, {entries} entries"
+            what = f"the generated weight, {entries * layer.groups} entries"
         elif op.label == "matrix":
-            what = f"a matrix of cores in layer {part.stage}, {entries} entries"
+            what = f"a matrix of cores in layer {part.stage}, {entries} entries{each}"
         else:
-            what = f"a state in layer {part.stage}, {entries} entries"
+            what = f"a state in layer {part.stage}, {entries} entries{each}"
         stage = next(s for s in layer.stages if s.number == part.stage)
         return LiveTensor(what, entries * size, stage.span)
 

@@ -109,6 +109,22 @@ class EntryNetwork:
         return [*(leaf.indices for leaf in self.leaves), *selectors]
 
 
+def grouped(stage: Stage, groups: int) -> Stage:
+    """A stage whose state and trained cores have one more leg, open: the row groups of a layer."""
+    if groups == 1:
+        return stage
+    leg = Index("row group", groups)  # no identifier: nothing in a file is called so
+    cores = (
+        c if c.kind in CONSTANTS else replace(c, indices=(leg, *c.indices)) for c in stage.cores
+    )
+    return replace(
+        stage,
+        incoming=(leg, *stage.incoming) if stage.incoming else (),
+        cores=tuple(cores),
+        outgoing=(leg, *stage.outgoing),
+    )
+
+
 def entry_network(stage: Stage, kept: int = 0, positions: int | None = None) -> EntryNetwork:
     """The network whose contraction gives entries of a stage's outgoing state.
 

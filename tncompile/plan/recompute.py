@@ -44,10 +44,10 @@ class Recomputation:
         # Bytes that are there before a stage's backward pass: gradients of later parameters,
         # and the weight and its gradient, which the caller holds.
         later, self.later = 0, [0] * (len(parts) + 1)
-        held = (tape.sizes[parts[-1].result] + entries) * machine.itemsize
+        held = (tape.sizes[parts[-1].result] + entries) * machine.entry_bytes
         for number in range(len(parts) - 1, -1, -1):
             self.later[number + 1] = later + (held if number + 1 < len(parts) else 0)
-            later += parts[number].gradients * machine.itemsize
+            later += parts[number].gradients * machine.entry_bytes
 
     def plain(self) -> tuple[Segment, ...]:
         """Everything kept."""
@@ -75,7 +75,7 @@ class Recomputation:
     def least(self) -> tuple[Segment, ...]:
         """The segments of the smallest peak, to a part in a thousand."""
         best = self.plain()
-        low, high = self.entries * self.machine.itemsize, self.peak(best)
+        low, high = self.entries * self.machine.entry_bytes, self.peak(best)
         while high - low > max(high // 1000, 1):
             middle = (low + high) // 2
             way = self.cheapest(middle)
@@ -92,7 +92,7 @@ class Recomputation:
     def inference_peak(self, segments: tuple[Segment, ...]) -> int:
         """Most bytes alive in a forward pass without gradients."""
         recomputed = [s.forward_peak for s in segments if s.recomputed]
-        size = self.machine.itemsize
+        size = self.machine.entry_bytes
         return max(*recomputed, inference_peak(self.tape, self.parts, size), 0)
 
     def saved(self, segments: tuple[Segment, ...]) -> int:
@@ -128,7 +128,7 @@ class Recomputation:
         if key not in self.segments:
             final = self.entries if end == len(self.parts) else None
             self.segments[key] = run_segment(
-                self.tape, self.parts[begin:end], self.machine.itemsize, recomputed, final
+                self.tape, self.parts[begin:end], self.machine.entry_bytes, recomputed, final
             )
         return self.segments[key]
 

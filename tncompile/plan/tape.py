@@ -60,7 +60,9 @@ class Tape:
     """Operations in order, and the storages that they work on.
 
     `cores` are the storages of trained numbers, with the core each belongs to (-1: of an
-    activation): their bytes are counted apart, their gradients are not.
+    activation): their bytes are counted apart, their gradients are not. All entries are those
+    of one row group; with `grouped` there are others beside it, and what operations share
+    within a group is copied for each of them.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -68,6 +70,7 @@ class Tape:
     trained: list[bool] = field(default_factory=list)  # whether a gradient flows to it
     cores: dict[Storage, int] = field(default_factory=dict)
     outside: set[Storage] = field(default_factory=set)  # inputs and outputs, counted apart
+    grouped: bool = False
 
     def storage(self, size: int, trained: bool) -> Storage:
         """A new storage of `size` entries."""
@@ -112,6 +115,13 @@ class Tape:
         if trained[1]:
             backward.append(Product(b, k, m, n, work.expanded))
         made = self.storage(work.written, any(trained))
+        copied = 0
+        if self.grouped:
+            # A batch has copies of its left operand, and of an input, for each group; the gradient
+            # of an input is there for each group before it is summed.
+            given = sum(self.sizes[x] for x in (left, right) if x in self.outside)
+            copied = b * m * k + given if work.expanded else 0
+            scratch = max(scratch, copied) + given
         self.ops.append(
             Op(
                 label,
@@ -121,6 +131,7 @@ class Tape:
                 tuple(backward),
                 tuple(self.sizes[x] * t for x, t in zip((left, right), trained, strict=True)),
                 saves=tuple(x for x, t in zip((right, left), trained, strict=True) if t),
+                scratch=copied,
                 backward_scratch=scratch,
                 lasting=label == "matrix",
             )

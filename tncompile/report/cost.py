@@ -63,6 +63,7 @@ def _layer(plan: LayerPlan) -> dict[str, Any]:
         "parameters": layer.parameter_count,
         "dense_parameters": layer.dense_parameter_count,
         "compression_ratio": ratio(layer.dense_parameter_count, layer.parameter_count),
+        "groups": layer.groups,
         "modes": list(layer.modes.sizes),
         "padding": layer.modes.padding,
         "cut_rank": rank.bound,

@@ -15,7 +15,7 @@ from importlib.resources import files
 from tncompile.graph.ir import Layer
 from tncompile.graph.network import is_drawn
 from tncompile.plan.results import LayerPlan, Plan, StagePlan
-from tncompile.report.facts import Run, alike_layers, alike_runs, wires_in
+from tncompile.report.facts import Run, alike_layers, alike_runs, group_shape, wires_in
 from tncompile.report.layout import StageLayout, stage_layouts
 from tncompile.report.legend import legend, legend_words
 from tncompile.report.markup import Markup, tag, together
@@ -136,7 +136,7 @@ def _after(stage: StagePlan, layer: Layer, between: tuple[float, float], y: floa
     activation = stage.stage.activation
     low, high = between
     if activation is None:
-        text, look = " × ".join(f"{size:,}" for size in layer.target.weight_shape), "weight"
+        text, look = group_shape(layer), "weight"
         if 7 * len(text) > high - low:
             text = f"{layer.modes.entries:,} entries" if high - low > 130 else ""
     else:

@@ -106,9 +106,16 @@ def line_of(span: Span | None, layer: Layer) -> int | None:
     return span.first.line
 
 
-def itemsize(layer: Layer) -> int:
-    """Bytes of an entry of the weight, in PyTorch's default dtype where none is given."""
-    return {"float16": 2, "bfloat16": 2, "float64": 8}.get(layer.dtype or "", 4)
+def entry_bytes(layer: Layer) -> int:
+    """Bytes of an entry of a state, in all row groups; PyTorch's default dtype if none is given."""
+    itemsize = {"float16": 2, "bfloat16": 2, "float64": 8}.get(layer.dtype or "", 4)
+    return itemsize * layer.groups
+
+
+def group_shape(layer: Layer) -> str:
+    """The shape of the weight, or of that of one row group."""
+    shape = " × ".join(f"{size:,}" for size in layer.modes.shape)
+    return shape if layer.groups == 1 else f"{shape}, one of {layer.groups:,} row groups"
 
 
 def where(span: Span | None) -> str:
@@ -190,7 +197,7 @@ def _layer_likeness(plan: LayerPlan) -> object:
     """All that a report says of a layer but its name and what it replaces."""
     layer = plan.layer
     return (
-        (str(layer.target), layer.topology, layer.modes, layer.dtype, layer.budget),
+        (str(layer.target), layer.topology, layer.modes, layer.dtype, layer.budget, layer.groups),
         layer.parameter_count,
         tuple(_likeness(stage) for stage in plan.stages),
         (plan.forward, plan.backward, plan.training, plan.applications),

@@ -7,6 +7,7 @@ strings pass through `markup`, which escapes them.
 
 from __future__ import annotations
 
+from tncompile.graph.ir import Layer
 from tncompile.graph.network import cut_rank
 from tncompile.plan.results import LayerPlan, Plan
 from tncompile.report import charts, sentences, tables
@@ -146,11 +147,16 @@ def _layer_facts(plan: LayerPlan) -> Markup:
     layer = plan.layer
     rank = cut_rank(layer)
     bound = "whole network" if rank.whole else "last, linear layer"
-    times = ratio(layer.dense_parameter_count, layer.parameter_count)
+    dense = layer.dense_parameter_count
+    times = ratio(dense, layer.parameter_count)
     gain = best_gain(plan)
     loops, _, width = sentences.network(layer).partition(", ")
     facts = [
-        ("parameters", f"{layer.parameter_count:,}", f"for {layer.modes.entries:,} entries"),
+        (
+            "parameters",
+            f"{layer.parameter_count:,}",
+            f"for {dense:,} entries",
+        ),
         ("size", "–" if times is None else show_ratio(times).lower(), "than the dense weight"),
         (
             "rank",
@@ -158,6 +164,7 @@ def _layer_facts(plan: LayerPlan) -> Markup:
             f"of {rank.full:,}; bound of the {bound}",
         ),
         ("modes", f"{layer.modes.order}", _modes(plan)),
+        *([("row groups", f"{layer.groups:,}", _groups(layer))] if layer.groups > 1 else []),
         ("network", loops, width),
         ("generating the weight", show_seconds(plan.forward.seconds), _work(plan)),
         (
@@ -179,6 +186,11 @@ def _modes(plan: LayerPlan) -> str:
     if not modes.padding:
         return f"{sizes}, no padding"
     return f"{sizes}; {modes.padding / modes.generated:.0%} of the entries are padding"
+
+
+def _groups(layer: Layer) -> str:
+    rows = f"of {layer.modes.shape[0]:,} rows, each from cores of its own"
+    return f"{rows}; modes, wires and cores are those of one"
 
 
 def _work(plan: LayerPlan) -> str:

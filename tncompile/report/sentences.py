@@ -199,11 +199,11 @@ def _cached(plan: LayerPlan) -> Iterator[str]:
 def _blocks(plan: LayerPlan) -> Iterator[str]:
     if plan.stream_rows is None:
         return
-    rows = plan.layer.target.weight_shape[0]
+    rows, each = plan.layer.modes.shape[0], " of each group" * (plan.layer.groups > 1)
     if plan.stream_rows >= rows:
         yield "`stream` takes the whole weight as one block, much as `materialise` does"
     else:
-        yield f"`stream` in blocks of {plan.stream_rows:,} of {rows:,} rows"
+        yield f"`stream` in blocks of {plan.stream_rows:,} of {rows:,} rows{each}"
 
 
 def use_note(use: Use) -> str:

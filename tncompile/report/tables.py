@@ -12,7 +12,7 @@ from tncompile.report.facts import (
     alike_runs,
     best_gain,
     core_count,
-    itemsize,
+    entry_bytes,
     names,
     ratio,
     runner_up,
@@ -169,7 +169,7 @@ def schedules(plan: LayerPlan) -> Markup:
     parts = [
         tag("p", "… stages left out …", class_="muted")
         if run is None
-        else _schedule(run, itemsize(plan.layer))
+        else _schedule(run, entry_bytes(plan.layer))
         for run in shortened_runs(alike_runs(plan.stages))
     ]
     return tag("div", *parts)

@@ -19,7 +19,7 @@ from tncompile.report.facts import (
     best_gain,
     cached_helps,
     core_count,
-    itemsize,
+    entry_bytes,
     phase_bars,
     ratio,
     runner_up,
@@ -163,7 +163,13 @@ def _layer(plan: LayerPlan) -> Iterator[str]:
     smaller = "" if times is None else f", {show_ratio(times)}"
     entries = f"{layer.dense_parameter_count:,} entries"
     yield from fact("parameters", f"{layer.parameter_count:,} for {entries}{smaller}")
-    yield from fact("modes", f"{show_modes(layer.modes)}, {_padding(layer.modes)}")
+    each = ""
+    if layer.groups > 1:
+        rows = f"{layer.groups:,} groups of {layer.modes.shape[0]:,} rows"
+        text = f"{rows}, each from cores of its own; wires, cores and steps are those of one"
+        yield from fact("groups", text)
+        each = " in each group"
+    yield from fact("modes", f"{show_modes(layer.modes)}{each}, {_padding(layer.modes)}")
     rank = cut_rank(layer)
     bound = "" if rank.whole else " (bound of the last, linear layer)"
     yield from fact("rank", f"at most {rank.bound:,} of {rank.full:,}{bound}")
@@ -247,7 +253,7 @@ def _schedules(plan: LayerPlan) -> Iterator[str]:
         way = sentences.way(run.plan)
         yield from wrapped(f"{stages}{each} {way}: {_origin(run.plan)}", 4, "  ")
         yield from wrapped(plain(sentences.choice(run.plan)), 6, "    ")
-        lines = [*diagram(run.plan, itemsize(plan.layer), WIDTH - 6)]
+        lines = [*diagram(run.plan, entry_bytes(plan.layer), WIDTH - 6)]
         steps = [note.text for note in run.plan.schedule.notes]
         yield from (f"      {line}" for line in lines) if lines else _steps(steps, 6)
         yield ""

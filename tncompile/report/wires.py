@@ -80,7 +80,7 @@ def columns(stage: Stage) -> int | None:
     return None
 
 
-def diagram(plan: StagePlan, itemsize: int, width: int) -> Iterator[str]:
+def diagram(plan: StagePlan, entry_bytes: int, width: int) -> Iterator[str]:
     """The lines of the drawing; nothing for a tree or a row that is too wide."""
     pitch = columns(plan.stage)
     steps = advances(plan)
@@ -95,7 +95,7 @@ def diagram(plan: StagePlan, itemsize: int, width: int) -> Iterator[str]:
     if waiting:
         entries = math.prod(i.size for i in _indices(plan.stage, steps[0].before))
         row = _row(at, dict.fromkeys(waiting, WAITS), across)
-        yield f"{row}  {_count(steps[0].before)}, {show_size(entries * itemsize)}"
+        yield f"{row}  {_count(steps[0].before)}, {show_size(entries * entry_bytes)}"
     for number, step in enumerate(steps):
         waiting -= step.touched
         later = {name for other in steps[number + 1 :] for name in other.touched}
@@ -112,7 +112,7 @@ def diagram(plan: StagePlan, itemsize: int, width: int) -> Iterator[str]:
         room = width - across - 2
         yield f"{box}  {_fitted(names(step.cores), matrix, room)}".rstrip()
         row = _row(at, {name: marks[name] for name in step.after}, across)
-        yield f"{row}  {_count(step.after)}, {show_size(step.entries * itemsize)}"
+        yield f"{row}  {_count(step.after)}, {show_size(step.entries * entry_bytes)}"
 
 
 def _indices(stage: Stage, wanted: tuple[str, ...]) -> Iterator[Index]:
