@@ -34,7 +34,7 @@ def test_parse_gives_the_tree() -> None:
 
 
 def test_errors_and_warnings_reach_python() -> None:
-    with pytest.raises(tncompile.DiagnosticError, match="did you mean `TTN`"):
+    with pytest.raises(tncompile.DiagnosticError, match="did you mean `TT` or `TTN`"):
         tncompile.compile("layer fc : Linear(64, 64) from TNT(3)\n")
     with pytest.warns(tncompile.CompileWarning, match="W0302"):
         tncompile.compile("layer fc : Linear(2, 2) from TTN(1)\n")

@@ -17,7 +17,7 @@ from tncompile.plan.schedule import Arrangement, Contract, Identity, Ones, Rearr
 from .text import WIDTH, call, commented, spread
 
 
-def entry_lines(program: EntryProgram, groups: int) -> Iterator[str]:
+def entry_lines(program: EntryProgram, groups: int = 1) -> Iterator[str]:
     """Lines that evaluate the entries at `flat`, n row-major positions in the generated tensor.
 
     A position is the digits of all open legs; a leg's is flat // right % size. More than one

@@ -41,8 +41,8 @@ def test_check(folder: Path) -> None:
     wrong = run("check", "bad.tn", cwd=folder)
     assert wrong.returncode == 1
     assert wrong.stdout == ""
-    assert "error[E0201]: unknown topology `TNT`" in wrong.stderr
-    assert "did you mean `TTN`?" in wrong.stderr
+    assert "error[E0201]: unknown topology or network `TNT`" in wrong.stderr
+    assert "did you mean `TT` or `TTN`?" in wrong.stderr
     data = json.loads(run("check", "bad.tn", "--format", "json", cwd=folder).stdout)
     (found,) = data["diagnostics"]
     assert found["code"] == "E0201"

@@ -241,7 +241,7 @@ def network_shape(layer: Layer) -> Shape:
     >>> from tncompile.driver import read_program
     >>> fc2 = read_program("layer fc2 : Linear(4096, 4096) from TTN(latent = 5)").layers[0]
     >>> network_shape(fc2)
-    Shape(loops=0, treewidth=4, cores=28, cones=(3, 4))
+    Shape(loops=0, treewidth=4, cores=28, cones=(4, 4))
     """
     whole = _merged(layer)
     graph = nx.Graph()

@@ -142,7 +142,7 @@ def best_cuts(row: Row, machine: Machine, sweep: Sweep) -> tuple[float, Cuts] | 
 
 def steps_seconds(steps: Sequence[Step], machine: Machine, batch: int = 1) -> float:
     """Predicted time of steps, forward and backward together."""
-    tape = Tape()
+    tape = Tape(grouped=machine.groups > 1)
     add_steps(tape, steps, batch=batch)
     works = (work for op in tape.ops for work in (*op.forward, *op.backward))
     return sum(work.seconds(machine) for work in works)

@@ -201,7 +201,8 @@ class _Builder:
                 for k, t in enumerate(legs)
                 if k != number + 1 and k - 1 not in joined
             ]
-            if other in ends or any({one, other} <= names for names in others):
+            alone = not {one, other} & set().union(*others)  # it counts, or stands for ones
+            if alone or other in ends or any({one, other} <= names for names in others):
                 continue
             alias[other] = one
             joined.add(number)

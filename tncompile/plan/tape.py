@@ -116,7 +116,11 @@ class Tape:
             backward.append(Product(b, k, m, n, work.expanded))
         made = self.storage(work.written, any(trained))
         copied = 0
+        forward: list[Work] = [work]
         if self.grouped:
+            if work.expanded:  # one matrix for all of a batch is copied for each
+                forward.append(Pass(b * m * k, b * m * k))
+                backward.append(Pass(b * m * k, b * m * k))
             # A batch has copies of its left operand, and of an input, for each group; the gradient
             # of an input is there for each group before it is summed.
             given = sum(self.sizes[x] for x in (left, right) if x in self.outside)
@@ -127,7 +131,7 @@ class Tape:
                 label,
                 (left, right),
                 made,
-                (work,),
+                tuple(forward),
                 tuple(backward),
                 tuple(self.sizes[x] * t for x, t in zip((left, right), trained, strict=True)),
                 saves=tuple(x for x, t in zip((right, left), trained, strict=True) if t),
