@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -27,10 +28,18 @@ def twin(name: str, layer: Layer) -> nn.Module:
     weight, bias = layer.weight.detach(), layer.bias
     assert bias is not None
     own: nn.Module
-    if name in CONVOLUTIONS:
-        outputs, channels, *size = weight.shape
-        kernel = (size[0], size[1])
-        own = nn.Conv2d(channels, outputs, kernel, stride=(1, 2), padding=1, device=weight.device)
+    if weight.ndim > 2:
+        kind = (
+            f"ConvTranspose{weight.ndim - 2}d"
+            if name == "transposed"
+            else f"Conv{weight.ndim - 2}d"
+        )
+        given: Any = layer
+        arguments = given.in_channels, given.out_channels, given.kernel_size
+        options = {"stride": given.stride, "padding": given.padding, "device": weight.device}
+        if name == "transposed":
+            options["output_padding"] = given.output_padding
+        own = getattr(nn, kind)(*arguments, **options)
     else:
         own = nn.Linear(weight.shape[1], weight.shape[0])
     own.to(weight.dtype).load_state_dict({"weight": weight, "bias": bias.detach()})

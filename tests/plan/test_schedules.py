@@ -110,7 +110,8 @@ def limited(limit: int) -> Settings:
 
 @pytest.mark.parametrize("kind", ["TTN", "MERA"])
 def test_the_smallest_budget_named_is_enough(kind: str) -> None:
-    program = read_program(FC2.format(kind))
+    layer = FC2.format(kind).rstrip()
+    program = read_program(f"{layer} {{ apply = stream }}")
     with pytest.raises(DiagnosticError) as caught:
         make_plan(program, Findings(), limited(2**20))
     needed = caught.value.diagnostics[0].budget  # type: ignore[attr-defined]

@@ -129,6 +129,7 @@ def module_program(plan: Plan, header: Header) -> ModuleProgram:
         for key, decision in (
             *(found for s in layer.stages for found in (s.searched, (s.key, s.decision))),
             *((e.key, e.decision) for e in (layer.entries, layer.rows) if e is not None),
+            *layer.joined,
         )
     }
     return ModuleProgram(header, tuple(_layer(p) for p in plan.layers), tuple(decisions.items()))

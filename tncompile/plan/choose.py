@@ -55,6 +55,7 @@ class Chooser:
     progress: Progress | None = None
     stored: Mapping[str, Decision] = field(default_factory=dict)
     found: dict[str, Entry] = field(default_factory=dict)
+    joined: dict[str, Decision] = field(default_factory=dict)  # of stages with an input
 
     @property
     def effort(self) -> str:
@@ -101,19 +102,28 @@ class Chooser:
     def join(self, purpose: str, stage: Stage, count: int, search: Callable[[], Path]) -> Path:
         """The path over a stage and the input of its layer, `count` tensors, kept like a plan."""
         name = key(stage, self.machine, purpose, None)
-        entry = self.found.get(name) or self.cache.get(name)
+        path = self._known_join(name, count)
+        if path is None:
+            path = search()
+            self.cache.put(name, Entry(Decision(path=path), (Candidate("tree", 0.0),), ""))
+        self.joined[name] = Decision(path=path)
+        return path
+
+    def _known_join(self, name: str, count: int) -> Path | None:
+        """What is known about a stage and an input, and valid."""
+        for decision in (self.stored.get(name), self.joined.get(name)):
+            with suppress(ValueError):
+                if decision is not None:
+                    check_path(decision.path, count)
+                    return decision.path
+        entry = self.cache.get(name)
         try:
             if entry is not None:
                 check_path(entry.decision.path, count)
+                return entry.decision.path
         except ValueError as error:
             self.cache.warn_corrupt(name, str(error))
-            entry = None
-        if entry is None:
-            entry = Entry(Decision(path=search()), (Candidate("tree", 0.0),), "")
-            self.cache.put(name, entry)
-        self.found[name] = entry
-        assert entry.decision.path is not None
-        return entry.decision.path
+        return None
 
     def entries(self, stage: Stage, kept: int = 0) -> EntryPlan:
         """How single entries of a stage are evaluated, kept like any other plan.

@@ -157,8 +157,9 @@ class _LayerPlanner:
             if self.limit.training and self.layer.apply != "materialise":
                 stream, needed = self._streamed(stream, schedules[:-1], needed)
             if needed > self.room:
-                if not self._does_without(contract, rows, schedules[:-1]):
-                    self._refuse(tape, parts, needed, findings)
+                without = self._needed_without(contract, rows, schedules[:-1])
+                if without > self.room:
+                    self._refuse(tape, parts, min(needed, without), findings)
                     return None
                 self.weightless = True
                 span, name = self.layer.span, self.layer.name
@@ -220,18 +221,17 @@ class _LayerPlanner:
                 return best, peak
             rows = (rows + 1) // 2
 
-    def _does_without(
+    def _needed_without(
         self, contract: Schedule | str, rows: EntryPlan | str, hidden: tuple[Schedule, ...]
-    ) -> bool:
-        """Whether the layer can be applied within the limit, where its weight cannot be made."""
+    ) -> int:
+        """Bytes to apply the layer without its weight; beyond all limits where it cannot be."""
         layer, machine = self.layer, self.machine
         if isinstance(rows, EntryPlan) and layer.apply in ("auto", "rows"):
             costs = lookup_costs(layer, rows, hidden, self.batches[0], machine)
-            return costs[2 if self.limit.training else 0].peak_bytes <= self.room
+            return costs[2 if self.limit.training else 0].peak_bytes
         if isinstance(contract, str) or layer.apply not in ("auto", "contract"):
-            return False
-        cost = contract_costs(layer, contract, 1, machine, hidden)[2]
-        return cost.peak_bytes <= self.room
+            return 2**63
+        return contract_costs(layer, contract, 1, machine, hidden)[2].peak_bytes
 
     def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
         """Most bytes alive when the weight is generated without gradients."""
@@ -301,6 +301,7 @@ class _LayerPlanner:
             crossover_batch=crossover(found),
             entries=self.chooser.entries(layer.stages[-1]),
             rows=row_plan,
+            joined=tuple(self.chooser.joined.items()),
         )
 
     def _stage(

@@ -179,6 +179,7 @@ class LayerPlan:
     crossover_batch: int | None
     entries: EntryPlan
     rows: EntryPlan | None = None
+    joined: tuple[tuple[str, Decision], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
