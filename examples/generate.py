@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -82,18 +82,17 @@ def dense_twin(layer: Any) -> nn.Module | None:
     if hasattr(layer, "in_features"):
         return nn.Linear(layer.in_features, layer.out_features, bias, dtype=dtype)
     if hasattr(layer, "in_channels"):
-        return nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-            bias=bias,
-            padding_mode=layer.padding_mode,
-            dtype=dtype,
-        )
+        options = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
+        given = {name: getattr(layer, name) for name in options if hasattr(layer, name)}
+        transposed = "Transpose" if "output_padding" in given else ""
+        kind = getattr(nn, f"Conv{transposed}{len(layer.kernel_size)}d")
+        channels = layer.in_channels, layer.out_channels, layer.kernel_size
+        return cast("nn.Module", kind(*channels, bias=bias, dtype=dtype, **given))
+    if hasattr(layer, "num_embeddings"):
+        return nn.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=dtype)
+    if hasattr(layer, "num_heads"):  # three projections at once
+        bias = layer.in_proj_bias is not None
+        return nn.Linear(layer.embed_dim, 3 * layer.embed_dim, bias, dtype=dtype)
     return None
 
 
@@ -102,6 +101,10 @@ def example_inputs(layer: Any) -> tuple[torch.Tensor, ...]:
     dtype = next(layer.generator.parameters()).dtype
     if hasattr(layer, "in_features"):
         return (torch.randn(BATCH, layer.in_features, dtype=dtype),)
+    if hasattr(layer, "num_heads"):
+        return (torch.randn(BATCH, layer.embed_dim, dtype=dtype),)
+    if hasattr(layer, "num_embeddings"):
+        return (torch.randint(layer.num_embeddings, (BATCH,)),)
     if hasattr(layer, "in_channels"):
         # Eight places to put the kernel, along either side.
         sides = [
@@ -131,7 +134,9 @@ def check_entries(layer: Any, weight: torch.Tensor) -> bool:
 def forward_backward(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
     """One pass forward and one backward, from the sum of what comes out."""
     layer.zero_grad()
-    layer(*inputs).sum().backward()
+    output = layer(*inputs)
+    parts = output if isinstance(output, tuple) else (output,)
+    sum(part.sum() for part in parts).backward()
 
 
 def check_gradients(layer: Any, inputs: tuple[torch.Tensor, ...]) -> bool:

@@ -25,13 +25,15 @@ class TorchBackend:
     def render(self, program: ModuleProgram) -> str:
         """The text of a standalone module."""
         template = environment(__name__).get_template("module.py.jinja")
-        return template.render(
+        rendered = template.render(
             module=module_view(program),
             code=text.code,
             call=text.call,
             define=text.define,
             unpack=text.unpack,
         )
+        # Layers without a bias may need no square root.
+        return rendered if "math." in rendered else rendered.replace("import math\n", "", 1)
 
     def measure(
         self,

@@ -23,7 +23,14 @@ from tncompile.report.facts import (
 )
 from tncompile.report.legend import legend, legend_words
 from tncompile.report.markup import Child, Markup, number, tag, together, worded
-from tncompile.report.units import against, show_flops, show_ratio, show_seconds, show_size
+from tncompile.report.units import (
+    against,
+    show_flops,
+    show_ratio,
+    show_seconds,
+    show_share,
+    show_size,
+)
 from tncompile.report.words import show_modes
 
 # Beyond this many layers they are folded, and the table of layers is the way to them.
@@ -185,7 +192,7 @@ def _modes(plan: LayerPlan) -> str:
     sizes = show_modes(modes).partition(" ")[2].removeprefix("modes: ")
     if not modes.padding:
         return f"{sizes}, no padding"
-    return f"{sizes}; {modes.padding / modes.generated:.0%} of the entries are padding"
+    return f"{sizes}; {show_share(modes.padding / modes.generated)} of the entries are padding"
 
 
 def _groups(layer: Layer) -> str:

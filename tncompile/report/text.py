@@ -34,6 +34,7 @@ from tncompile.report.units import (
     show_flops,
     show_ratio,
     show_seconds,
+    show_share,
     show_size,
 )
 from tncompile.report.wires import FINAL, OPEN, WAITS, diagram
@@ -189,7 +190,7 @@ def _padding(modes: Modes) -> str:
     if not modes.padding:
         return "no padding"
     share = modes.padding / modes.generated
-    return f"{modes.padding:,} of {modes.generated:,} entries are padding ({share:.0%})"
+    return f"{modes.padding:,} of {modes.generated:,} entries are padding ({show_share(share)})"
 
 
 def _stages(plan: LayerPlan) -> Iterator[str]:

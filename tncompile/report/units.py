@@ -67,6 +67,17 @@ def show_ratio(dense_by_trained: float) -> str:
     return f"{show_factor(dense_by_trained)} smaller"
 
 
+def show_share(share: float) -> str:
+    """A part of a whole, small ones with a digit more.
+
+    >>> show_share(0.25), show_share(0.0028), show_share(0.00001)
+    ('25%', '0.3%', '<0.1%')
+    """
+    if 0 < share < 0.001:
+        return "<0.1%"
+    return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.1%}"
+
+
 def against(seconds: float, other: float) -> str:
     """How much faster or slower than another time, and plainly so.
 
