@@ -120,3 +120,33 @@ def test_a_kept_weight_knows_the_dtype_of_autocast(compile_text: Compile) -> Non
         for dtype in (torch.bfloat16, torch.float16):
             with torch.autocast("cpu", dtype=dtype):
                 assert layer.weight.dtype == dtype
+
+
+@pytest.mark.filterwarnings("ignore::tncompile.CompileWarning")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Linear(2^15, 2^15) from MERA(5) { activation = tanh  apply = contract }",
+        "Linear(2^20, 2^20) from TTN(5) { activation = tanh  budget = 1GiB }",
+        "Linear(2^15, 2^15) from MPO(4) { modes = [o by 2, i by 2]  budget = 1GiB }",
+    ],
+)
+def test_weights_that_are_too_large_to_be_made(text: str, compile_text: Compile) -> None:
+    """Single inputs give columns of a weight of order 30 or 40, as its entries do."""
+    layer = compile_text(f"layer a : {text}").A(bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        for core in layer.generator.parameters():
+            core.copy_(torch.randn_like(core)).mul_(0.8)
+    size = layer.in_features
+    columns, rows = torch.randint(size, (3,)), torch.randint(size, (3, 7))
+    x = functional.one_hot(columns, size).to(torch.float64)
+    found = layer(x).gather(1, rows)
+    index = torch.stack((rows, columns.unsqueeze(1).expand_as(rows)), -1)
+    wanted = layer.generator.entries(index)
+    assert wanted.abs().max() > 0
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-10 * float(wanted.abs().max()))
+    cores = list(layer.parameters())
+    upstream = torch.randn_like(found)
+    pulled = torch.autograd.grad(found, cores, upstream)
+    for one, other in zip(pulled, torch.autograd.grad(wanted, cores, upstream), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9 * float(other.abs().max()))
