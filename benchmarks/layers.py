@@ -107,9 +107,10 @@ def step_row(layers: Layers, run: Run) -> dict[str, Any]:
 def kept_call(layer: Any, x: Tensor) -> Call:
     """A forward pass without gradients of a layer whose cores do not change."""
     layer = copy.deepcopy(layer)
-    layer.cached().__enter__()  # for as long as the copy lives
+    block = layer.cached()
+    block.__enter__()
 
-    def call() -> Tensor:
+    def call(block: object = block) -> Tensor:  # held: what is kept lives as long as it does
         with torch.no_grad():
             found = layer(x)
         assert isinstance(found, Tensor)

@@ -15,7 +15,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,9 @@ def benchmark(quick: bool, seed: int) -> dict[str, Any]:
     for decoder in decoders(quick):
         tell(f"generate {decoder.topology}, {decoder.activation}")
         data["generate"].append(generate_row(decoder, run))
-    tell("apply and train")
-    layers = Layers(quick)
-    data["apply"] = list(apply_rows(layers, run))
-    data["step"] = step_row(layers, run)
-    tell("convolutions")
-    data["convolutions"] = list(convolution_rows(run))
+    for part, measure in PARTS.items():
+        tell(part)
+        data |= measure(run)
     tell("factorised layers")
     data["factorised"] = list(factorised_rows(run))
     for decoder in drawn(seed, quick):
@@ -75,6 +72,29 @@ def benchmark(quick: bool, seed: int) -> dict[str, Any]:
     data["goals"] = [goal.as_json() for goal in goals(data)]
     data["seconds"] = time.perf_counter() - begin
     return data
+
+
+def _apply(run: Run) -> dict[str, Any]:
+    layers = Layers(run.quick)
+    return {"apply": list(apply_rows(layers, run)), "step": step_row(layers, run)}
+
+
+# What can be measured again by itself.
+PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "apply": _apply,
+    "convolutions": lambda run: {"convolutions": list(convolution_rows(run))},
+}
+
+
+def again(data: dict[str, Any], parts: Sequence[str]) -> None:
+    """Measure some parts again, in a process of their own; the others stay as they are."""
+    begin = time.perf_counter()
+    torch.manual_seed(data["seed"])
+    run = Run("--quick" in data["command"], data["seed"], patience=_PATIENCE)
+    for part in parts:
+        data |= PARTS[part](run)
+    data["goals"] = [goal.as_json() for goal in goals(data)]
+    data["again"] = {"parts": list(parts), "seconds": time.perf_counter() - begin}
 
 
 def print_goals(data: dict[str, Any]) -> None:
@@ -97,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="for all that is random")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
     parser.add_argument("--render", action="store_true", help="only render the page again")
+    parser.add_argument("--again", nargs="+", choices=PARTS, help="measure only these parts again")
     options = parser.parse_args(arguments)
     if options.render:
         data = json.loads(options.output.read_text("utf-8"))
@@ -108,7 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.filterwarnings("ignore", module="cotengra|torch._dynamo")
         # Peers call one function on every shape; each shape counts as a compilation.
         torch._dynamo.config.recompile_limit = 16
-        data = benchmark(options.quick, options.seed)
+        if options.again:
+            data = json.loads(options.output.read_text("utf-8"))
+            again(data, options.again)
+        else:
+            data = benchmark(options.quick, options.seed)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     print_goals(data)

@@ -111,7 +111,8 @@ def test_a_tiny_budget_names_one_that_works(folder: Path, capsys: Output) -> Non
     assert not (folder / "good.py").exists()
     budget = said.partition("the smallest budget that works is ")[2].split()[0]
     assert run("compile", "good.tn", "--budget", budget) == 0
-    assert capsys.readouterr().err == ""
+    # Enough to apply the layer, not to make its weight.
+    assert capsys.readouterr().err.startswith("warning[W0503]")
     assert "class Fc" in (folder / "good.py").read_text()
 
 

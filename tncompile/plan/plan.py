@@ -158,8 +158,8 @@ class _LayerPlanner:
                 stream, needed = self._streamed(stream, schedules[:-1], needed)
             if needed > self.room:
                 without = self._needed_without(contract, rows, schedules[:-1])
-                if without > self.room:
-                    self._refuse(tape, parts, min(needed, without), findings)
+                if without is None or without > self.room:
+                    self._refuse(tape, parts, min(needed, without or needed), findings)
                     return None
                 self.weightless = True
                 span, name = self.layer.span, self.layer.name
@@ -223,14 +223,14 @@ class _LayerPlanner:
 
     def _needed_without(
         self, contract: Schedule | str, rows: EntryPlan | str, hidden: tuple[Schedule, ...]
-    ) -> int:
-        """Bytes to apply the layer without its weight; beyond all limits where it cannot be."""
+    ) -> int | None:
+        """Bytes to apply the layer without its weight; None where it cannot be."""
         layer, machine = self.layer, self.machine
         if isinstance(rows, EntryPlan) and layer.apply in ("auto", "rows"):
             costs = lookup_costs(layer, rows, hidden, self.batches[0], machine)
             return costs[2 if self.limit.training else 0].peak_bytes
         if isinstance(contract, str) or layer.apply not in ("auto", "contract"):
-            return 2**63
+            return None
         return contract_costs(layer, contract, 1, machine, hidden)[2].peak_bytes
 
     def _inference_peak(self, tape: Tape, parts: tuple[Part, ...]) -> int:
