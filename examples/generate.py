@@ -84,7 +84,9 @@ def dense_twin(layer: Any) -> nn.Module | None:
     if hasattr(layer, "in_channels"):
         options = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
         given = {name: getattr(layer, name) for name in options if hasattr(layer, name)}
-        transposed = "Transpose" if "output_padding" in given else ""
+        transposed = "Transpose" if layer.transposed else ""
+        if not layer.transposed:  # PyTorch's other convolutions only have the attribute
+            given.pop("output_padding", None)
         kind = getattr(nn, f"Conv{transposed}{len(layer.kernel_size)}d")
         channels = layer.in_channels, layer.out_channels, layer.kernel_size
         return cast("nn.Module", kind(*channels, bias=bias, dtype=dtype, **given))

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+import tncompile
 from tncompile.driver import Options, compile_source
 from tncompile.syntax import read
 
@@ -72,3 +73,12 @@ def test_generate_notices_a_wrong_gradient(tmp_path: Path) -> None:
     )
     command = [sys.executable, str(EXAMPLES / "generate.py"), str(target)]
     assert subprocess.run(command, capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["Conv1d(4, 4, 3)", "Conv2d(4, 4, 3)", "Conv3d(4, 4, 2)", "ConvTranspose2d(4, 4, 3)"],
+)
+def test_the_twin_of_a_convolution_is_one_of_its_kind(target: str) -> None:
+    layer = tncompile.compile(f"layer a : {target} from TTN(2)").A()
+    assert type(script("generate").dense_twin(layer)).__name__ == target.partition("(")[0]
