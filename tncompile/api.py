@@ -56,7 +56,9 @@ def compile(
     compiled = compile_source(source, Options(backend, given, budget))
     if compiled.warnings:
         warnings.warn("\n" + render_all(compiled.warnings), CompileWarning, stacklevel=2)
-    return import_text(compiled.text, Path(source.name).stem)
+    module = import_text(compiled.text, Path(source.name).stem)
+    module.__dict__.setdefault("__tncompile__", compiled)  # for `tncompile.nn`
+    return module
 
 
 def parse(path_or_text: str | os.PathLike[str]) -> ast.File:

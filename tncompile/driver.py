@@ -87,6 +87,7 @@ class Compiled:
     unit: Unit
     plan: Plan
     warnings: tuple[Diagnostic, ...]
+    options: Options
 
 
 def source_from(path_or_text: str | os.PathLike[str]) -> SourceFile:
@@ -151,7 +152,7 @@ def compile_source(source: SourceFile, options: Options, emitted: str = "") -> C
     planned = plan_source(source, options, emitted)
     text = backend.render(module_program(planned.plan, _header(planned.unit, options)))
     check(text)
-    return Compiled(text, planned.unit, planned.plan, planned.warnings)
+    return Compiled(text, planned.unit, planned.plan, planned.warnings, options)
 
 
 def _definitions(given: Mapping[str, str]) -> dict[str, ast.Expression]:

@@ -1,0 +1,1 @@
+"""Real models: chosen layers generated, started, fitted, grown, pruned, quantised, exported."""

@@ -1,0 +1,122 @@
+"""Which weights of a model are generated, and by what.
+
+A generator is an instance of an emitted `…Weight` class. It is either part of an emitted
+drop-in module (`module.generator`), or a parametrisation of a PyTorch module, whose originals
+the cores are then. Everything else in this room finds them here; a generator made by
+`tncompile.compile` (or `compress`) also knows the layer of the source that it was made from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tncompile.driver import Compiled
+from tncompile.graph.ir import Layer
+from tncompile.nn.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generated:
+    """One generated weight of a model.
+
+    `name` is that of `module` in the model. `parameter` is the attribute that holds the weight,
+    `how` one of "replace" (`module` is an emitted drop-in) and "parametrize".
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str
+    generator: nn.Module
+    how: str
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, generated now."""
+        found: Tensor = getattr(self.module, self.parameter)
+        return found
+
+    def cores(self) -> dict[str, nn.Parameter]:
+        """What is trained, by the names of the generator's state dict: `root`, `V1`, ….
+
+        Where cores are parametrised themselves (gates, fake quantisation), their originals;
+        parameters that such a parametrisation adds are not among them.
+        """
+        found = {}
+        for position, core in enumerate(core_names(self.generator)):
+            path, _, leaf = core.rpartition(".")
+            owner = self.generator.get_submodule(path)
+            if self.how == "parametrize":
+                owner, leaf = _chain(self.module, self.parameter), f"original{position}"
+            if parametrize.is_parametrized(owner, leaf):
+                owner, leaf = _chain(owner, leaf), "original"
+            parameter = getattr(owner, leaf)
+            assert isinstance(parameter, nn.Parameter)
+            found[core] = parameter
+        return found
+
+
+def is_generator(module: nn.Module) -> bool:
+    """Whether a module is an emitted generator."""
+    return hasattr(module, "_cores") and hasattr(module, "right_inverse")
+
+
+def core_names(generator: nn.Module) -> tuple[str, ...]:
+    """Names of all cores of a generator, in the order of its call's arguments."""
+    names: tuple[str, ...] = generator._cores  # type: ignore[assignment]
+    return names
+
+
+def generated(model: nn.Module) -> Iterator[Generated]:
+    """The generated weights of a model, in the order of its modules."""
+    for name, module in model.named_modules():
+        inner = getattr(module, "generator", None)
+        if isinstance(inner, nn.Module) and is_generator(inner):
+            yield Generated(name, module, "weight", inner, "replace")
+        if not parametrize.is_parametrized(module):
+            continue
+        chains = module.parametrizations
+        assert isinstance(chains, nn.ModuleDict)
+        for parameter, chain in chains.items():
+            assert isinstance(chain, parametrize.ParametrizationList)
+            if is_generator(chain[0]):
+                yield Generated(name, module, parameter, chain[0], "parametrize")
+
+
+def _chain(module: nn.Module, parameter: str) -> nn.Module:
+    """The parametrisations of a parameter, with its originals."""
+    chains = module.parametrizations
+    assert isinstance(chains, nn.ModuleDict)
+    return chains[parameter]
+
+
+def compiled_of(generator: nn.Module) -> Compiled:
+    """The compiled source that a generator's class is part of.
+
+    Raises:
+        ModelError: its class was imported from a file, not made by `tncompile.compile`.
+    """
+    module = sys.modules.get(type(generator).__module__)
+    found = getattr(module, "__tncompile__", None)
+    if not isinstance(found, Compiled):
+        raise ModelError(
+            f"{type(generator).__name__} does not know its source: it comes from "
+            f"{type(generator).__module__}, a module compiled before; use `tncompile.load` or "
+            "`tncompile.compile` on the .tn file instead of importing it"
+        )
+    return found
+
+
+def layer_of(generator: nn.Module) -> Layer:
+    """The layer of the source that a generator was made from.
+
+    Raises:
+        ModelError: its class was imported from a file, not made by `tncompile.compile`.
+    """
+    wanted = type(generator).__name__
+    layers = compiled_of(generator).plan.program.layers
+    return next(layer for layer in layers if f"{layer.class_name}Weight" == wanted)
