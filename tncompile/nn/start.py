@@ -1,0 +1,124 @@
+"""How the cores of a generator begin: drawn, drawn at a scale, or from a weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tncompile.graph.ir import Layer
+from tncompile.nn.errors import ModelError
+from tncompile.nn.generated import core_names, layer_of
+from tncompile.nn.trees import decompose
+
+START = ("scale", "draw", "warm")
+
+# Deviations of hidden states that are tried: the smaller, the more an activation is a line.
+_STATE_DEVIATIONS = (1.0, 0.3, 0.1, 0.03, 0.01)
+
+
+def start_from(generator: nn.Module, layer: Layer, weight: Tensor, start: str, name: str) -> None:
+    """Set the cores of a generator that is to make a weight, or something of its scale.
+
+    Args:
+        generator: holds its cores itself, as it does before it becomes a parametrisation.
+        layer: that it was made from.
+        weight: shape of the target's weight.
+        start: one of `START`, see `compress`.
+        name: of the weight, for messages.
+
+    Raises:
+        ModelError: the weight is not finite, or has no multilinear start.
+    """
+    if start == "draw" or weight.is_meta:
+        return
+    check_finite(weight, name)
+    if start == "warm":
+        warm_start(generator, weight, layer)
+        return
+    deviation = float(weight.detach().double().std(correction=0))
+    generator.calibrate(weight_std=deviation or None)  # type: ignore[operator]
+
+
+def check_finite(weight: Tensor, name: str) -> None:
+    """Refuse a weight with NaN or infinite entries.
+
+    Raises:
+        ModelError: naming how many there are, and where the first is.
+    """
+    wrong = ~torch.isfinite(weight.detach())
+    if bool(wrong.any()):
+        first = tuple(wrong.nonzero()[0].tolist())
+        raise ModelError(
+            f"the weight of `{name}` has {int(wrong.sum()):,} entries that are not finite, the "
+            f"first at {first}"
+        )
+
+
+@torch.no_grad()
+def warm_start(generator: nn.Module, weight: Tensor, layer: Layer | None = None) -> float:
+    """Set the cores of a generator to a multilinear decomposition of a weight.
+
+    Without activations the generator makes the weight as well as its ranks allow, or exactly, if
+    it can at all (see `tncompile.nn.trees`). With activations hidden states are made so small
+    that these are nearly linear; of a few scales, down to where the arithmetic loses digits, the
+    one with the least error is kept. Gradient descent goes on from there (`tncompile.nn.fit`).
+
+    Args:
+        generator: an emitted `…Weight`, holding its cores itself.
+        weight: shape of the target's weight, finite.
+        layer: that the generator was made from, looked up if not given.
+
+    Returns:
+        The relative error that is left, |generated - weight| / |weight| (Frobenius).
+
+    Raises:
+        NoMultilinearStartError: the network has loops, constants, or cores shared by layers.
+        ModelError: the source of the generator is not known.
+    """
+    layer = layer_of(generator) if layer is None else layer
+    names = {p.name for p in layer.parameters}
+    values = decompose(layer, weight)
+    cores = {name: generator.get_parameter(name) for name in core_names(generator)}
+    learnt = {name: core.clone() for name, core in cores.items() if name not in names}
+    hidden = any(stage.activation is not None for stage in layer.stages)
+    best: tuple[float, dict[str, Tensor]] | None = None
+    for deviation in _STATE_DEVIATIONS if hidden else (None,):
+        for name, core in cores.items():
+            core.copy_(learnt[name] if name in learnt else values[name])
+        if deviation is not None:
+            _calibrate(generator, layer, weight, deviation)
+        error = relative_error(generator(), weight)
+        if best is None or error < best[0]:
+            best = error, {name: core.clone() for name, core in cores.items()}
+    assert best is not None
+    for name, core in cores.items():
+        core.copy_(best[1][name])
+    return best[0]
+
+
+def _calibrate(generator: nn.Module, layer: Layer, weight: Tensor, deviation: float) -> None:
+    """Hidden states of this deviation, and the scale of the weight that leaves the least error.
+
+    Each row group has a scale of its own.
+    """
+    calibrate = generator.calibrate
+    assert callable(calibrate)
+    target = weight.double().reshape(layer.groups, -1)
+    whole = target.std(1, correction=0)
+
+    def scaled_to(scale: Tensor) -> None:
+        scale = scale.to(weight.dtype)
+        calibrate(scale if layer.groups > 1 else float(scale), state_std=deviation)
+
+    scaled_to(whole)
+    made = generator().double().reshape(layer.groups, -1)
+    best = (made * target).sum(1) / made.square().sum(1)
+    scaled_to(torch.where(best > 0.0, whole * best, whole))
+
+
+def relative_error(made: Tensor, weight: Tensor) -> float:
+    """|made - weight| / |weight|, Frobenius; infinite if it is no number."""
+    error = torch.linalg.vector_norm((made - weight).double())
+    size = torch.linalg.vector_norm(weight.double())
+    found = float(error / size) if float(size) else float(error)
+    return found if found == found else float("inf")
