@@ -40,6 +40,10 @@ class Generated:
         found: Tensor = getattr(self.module, self.parameter)
         return found
 
+    def holder(self) -> nn.Module:
+        """The module whose parameters are those of the generator, and nothing else."""
+        return self.generator if self.how == "replace" else _chain(self.module, self.parameter)
+
     def cores(self) -> dict[str, nn.Parameter]:
         """What is trained, by the names of the generator's state dict: `root`, `V1`, ….
 
@@ -94,18 +98,24 @@ def _chain(module: nn.Module, parameter: str) -> nn.Module:
     return chains[parameter]
 
 
+def _emitted(generator: nn.Module) -> type:
+    """The emitted class of a generator, also where its cores are parametrised."""
+    kinds = type(generator).__mro__
+    return kinds[1] if parametrize.is_parametrized(generator) else kinds[0]
+
+
 def compiled_of(generator: nn.Module) -> Compiled:
     """The compiled source that a generator's class is part of.
 
     Raises:
         ModelError: its class was imported from a file, not made by `tncompile.compile`.
     """
-    module = sys.modules.get(type(generator).__module__)
+    module = sys.modules.get(_emitted(generator).__module__)
     found = getattr(module, "__tncompile__", None)
     if not isinstance(found, Compiled):
         raise ModelError(
-            f"{type(generator).__name__} does not know its source: it comes from "
-            f"{type(generator).__module__}, a module compiled before; use `tncompile.load` or "
+            f"{_emitted(generator).__name__} does not know its source: it comes from "
+            f"{_emitted(generator).__module__}, a module compiled before; use `tncompile.load` or "
             "`tncompile.compile` on the .tn file instead of importing it"
         )
     return found
@@ -117,6 +127,6 @@ def layer_of(generator: nn.Module) -> Layer:
     Raises:
         ModelError: its class was imported from a file, not made by `tncompile.compile`.
     """
-    wanted = type(generator).__name__
+    wanted = _emitted(generator).__name__
     layers = compiled_of(generator).plan.program.layers
     return next(layer for layer in layers if f"{layer.class_name}Weight" == wanted)
