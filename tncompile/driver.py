@@ -188,7 +188,7 @@ def _header(unit: Unit, options: Options) -> Header:
     )
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Replace a file's content, whole or not at all; a link's target, not the link.
 
     What is no regular file (a device, a pipe) is written into, never replaced.
@@ -196,14 +196,15 @@ def write(path: Path, text: str) -> None:
     Raises:
         OSError: the folder is missing or may not be written.
     """
+    data = content.encode() if isinstance(content, str) else content
     path = path.resolve()
     if path.exists() and not path.is_file():
-        path.write_bytes(text.encode())
+        path.write_bytes(data)
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=False)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode())
+            stream.write(data)
         # mkstemp makes private files; give this one the mode that open() would have.
         mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
         os.chmod(temporary, mode & 0o777)

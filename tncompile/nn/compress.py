@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from tncompile.api import compile
 from tncompile.driver import Compiled
 from tncompile.graph.ir import Layer
 from tncompile.nn.errors import ModelError
-from tncompile.nn.generated import generated
+from tncompile.nn.generated import generated, shown_name
 from tncompile.nn.modules import (
     bake,
     check_stands_for,
@@ -37,17 +38,19 @@ HOW = ("replace", "parametrize")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Place:
-    """A weight of a model that a layer is to generate."""
+class Place:
+    """A weight of a model that a layer is to generate, by classes of a compiled module."""
 
     name: str
     module: nn.Module
     parameter: str
     layer: Layer
+    classes: ModuleType
     how: str
 
     @property
     def weight(self) -> torch.Tensor:
+        """The weight that is there now."""
         found = getattr(self.module, self.parameter)
         assert isinstance(found, torch.Tensor)
         return found
@@ -55,9 +58,7 @@ class _Place:
     @property
     def shown(self) -> str:
         """Its name, with that of the parameter where this is not the obvious one."""
-        if self.parameter == "weight" and self.name:
-            return self.name
-        return f"{self.name}.{self.parameter}".lstrip(".")
+        return shown_name(self.name, self.parameter)
 
 
 def compress(
@@ -106,20 +107,36 @@ def compress(
         if value not in allowed:
             raise ModelError(f"{value!r} is none of {', '.join(map(repr, allowed))}")
     module = compile(path_or_text, backend, definitions=definitions, budget=budget)
-    compiled: Compiled = module.__tncompile__
-    places = list(_places(model, _patterns(compiled, layers), how))
+    places = list(_places(model, module, layers, how))
+    return put(model, places, start)
+
+
+def put(model: nn.Module, places: list[Place], start: str) -> Summary:
+    """Let generators take the places of weights; see `compress`.
+
+    Raises:
+        ModelError: a place does not fit. The model is left as it was.
+    """
+    taken: dict[tuple[str, str], Layer] = {}
+    for place in places:
+        other = taken.setdefault((place.name, place.parameter), place.layer)
+        if other is not place.layer:
+            raise ModelError(
+                f"layers `{other.name}` and `{place.layer.name}` both replace `{place.shown}`; "
+                "choose one of them with layers=[…]"
+            )
+        _check(place)
     _check_separate(places, model)
     made = []
     for place in places:
-        drop_in = getattr(module, place.layer.class_name, None)
-        weight_class = getattr(module, f"{place.layer.class_name}Weight")
         if place.how == "replace":
-            assert drop_in is not None
+            drop_in = getattr(place.classes, place.layer.class_name)
             check_stands_for(drop_in, place.module, place.shown, place.layer)
             made.append(make_drop_in(drop_in, place.module))
             generator = made[-1].generator
             assert isinstance(generator, nn.Module)
         else:
+            weight_class = getattr(place.classes, f"{place.layer.class_name}Weight")
             generator = make_generator(weight_class, place.weight)
             made.append(generator)
         start_from(generator, place.layer, place.weight, start, place.shown)
@@ -189,21 +206,24 @@ def _patterns(
         yield layer, pattern
 
 
-def _places(model: nn.Module, patterns: Iterable[tuple[Layer, str]], how: str) -> Iterator[_Place]:
-    taken: dict[tuple[str, str], Layer] = {}
-    for layer, pattern in patterns:
+def _places(
+    model: nn.Module,
+    module: ModuleType,
+    layers: Iterable[str] | Mapping[str, str] | None,
+    how: str,
+) -> Iterator[Place]:
+    for layer, pattern in _patterns(module.__tncompile__, layers):
         for name, parameter in _found(model, layer, pattern):
-            module = model.get_submodule(name)
-            keep = layer.target.kind in ("qkv", "tensor") or parameter != "weight"
-            place = _Place(name, module, parameter, layer, "parametrize" if keep else how)
-            other = taken.setdefault((name, parameter), layer)
-            if other is not layer:
-                raise ModelError(
-                    f"layers `{other.name}` and `{layer.name}` both replace `{place.shown}`; "
-                    f"choose one of them with layers=[…]"
-                )
-            _check(place)
-            yield place
+            yield place_of(model, module, layer, name, parameter, how)
+
+
+def place_of(
+    model: nn.Module, module: ModuleType, layer: Layer, name: str, parameter: str, how: str
+) -> Place:
+    """The place of a parameter; what is no weight of a module of its own is parametrised."""
+    keep = layer.target.kind in ("qkv", "tensor") or parameter != "weight"
+    how = "parametrize" if keep else how
+    return Place(name, model.get_submodule(name), parameter, layer, module, how)
 
 
 def _found(model: nn.Module, layer: Layer, pattern: str) -> list[tuple[str, str]]:
@@ -222,8 +242,8 @@ def _found(model: nn.Module, layer: Layer, pattern: str) -> list[tuple[str, str]
         return [(owner, leaf) for owner, _, leaf in found]
     if named:
         raise ModelError(
-            f"layer `{layer.name}` makes a bare tensor, but `{named[0]}` is a module; name "
-            f"a parameter, as `{named[0]}.weight`"
+            f"layer `{layer.name}` makes a bare tensor, but `{named[0]}` is a module; "
+            f"name a parameter, as `{named[0]}.weight`"
         )
     raise ModelError(
         f"layer `{layer.name}` replaces `{pattern}`, and the model has no module or parameter of "
@@ -231,7 +251,7 @@ def _found(model: nn.Module, layer: Layer, pattern: str) -> list[tuple[str, str]
     )
 
 
-def _check(place: _Place) -> None:
+def _check(place: Place) -> None:
     """Refuse a weight that cannot be replaced by this layer."""
     layer, module = place.layer, place.module
     if parametrize.is_parametrized(module, place.parameter) or any(
@@ -250,6 +270,15 @@ def _check(place: _Place) -> None:
             f"the weight of `{place.shown}` has shape {shape}, that of layer `{layer.name}`, a "
             f"{layer.target}, has {wanted_shape}"
         )
+    if (
+        place.how == "parametrize"
+        and isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+    ):
+        raise ModelError(
+            f"row {module.padding_idx} of `{place.shown}` is padding and stays zero, which a "
+            "parametrisation would not keep; use how='replace'"
+        )
     if layer.dtype is not None and place.weight.dtype != getattr(torch, layer.dtype):
         raise ModelError(
             f"the weight of `{place.shown}` is {place.weight.dtype}, and layer `{layer.name}` says "
@@ -261,7 +290,7 @@ def _weight_shape(layer: Layer) -> tuple[int, ...]:
     return tuple(layer.target.weight_shape)
 
 
-def _check_separate(places: list[_Place], model: nn.Module) -> None:
+def _check_separate(places: list[Place], model: nn.Module) -> None:
     """Refuse modules that stand in several places, and weights that are tied."""
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -294,7 +323,7 @@ def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
     return first.data_ptr() + first.numel() * first.element_size() > second.data_ptr()
 
 
-def _install(model: nn.Module, places: list[_Place], made: list[nn.Module]) -> None:
+def _install(model: nn.Module, places: list[Place], made: list[nn.Module]) -> None:
     """Put everything in its place; when something fails, what was there before."""
     undo: list[Callable[[], None]] = []
     try:
@@ -310,7 +339,7 @@ def _install(model: nn.Module, places: list[_Place], made: list[nn.Module]) -> N
         raise
 
 
-def _undoing(model: nn.Module, place: _Place) -> Callable[[], None]:
+def _undoing(model: nn.Module, place: Place) -> Callable[[], None]:
     module, parameter, old = place.module, place.parameter, place.weight
 
     def undo() -> None:

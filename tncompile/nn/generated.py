@@ -35,6 +35,11 @@ class Generated:
     how: str
 
     @property
+    def shown(self) -> str:
+        """The name to show: the parameter's where it is not simply the module's `weight`."""
+        return shown_name(self.name, self.parameter)
+
+    @property
     def weight(self) -> Tensor:
         """The weight, generated now."""
         found: Tensor = getattr(self.module, self.parameter)
@@ -62,6 +67,17 @@ class Generated:
             assert isinstance(parameter, nn.Parameter)
             found[core] = parameter
         return found
+
+
+def shown_name(module: str, parameter: str) -> str:
+    """How a weight is called: like its module, or like its parameter where that has another name.
+
+    >>> shown_name("classifier.3", "weight"), shown_name("attention", "in_proj_weight")
+    ('classifier.3', 'attention.in_proj_weight')
+    """
+    if parameter == "weight" and module:
+        return module
+    return f"{module}.{parameter}".lstrip(".")
 
 
 def is_generator(module: nn.Module) -> bool:

@@ -13,7 +13,10 @@ from tncompile.nn.generated import Generated, generated, layer_of
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """One generated weight: the name of its module, its layer in the source, numbers of both."""
+    """One generated weight, its layer in the source, how many numbers it has dense and generated.
+
+    `name` is that of its module, or of the parameter where that is not simply `weight`.
+    """
 
     name: str
     layer: str
@@ -36,8 +39,7 @@ class Summary:
 
     def __str__(self) -> str:
         rows = [
-            (r.name or "(the model)", r.layer, r.how, r.dense_parameters, r.parameters)
-            for r in self.replacements
+            (r.name, r.layer, r.how, r.dense_parameters, r.parameters) for r in self.replacements
         ]
         rows.append(("whole model", "", "", self.dense_parameters, self.parameters))
         names, layers, hows = (max(len(str(row[k])) for row in rows) for k in range(3))
@@ -78,4 +80,4 @@ def _replacement(found: Generated) -> Replacement:
     except ModelError:  # a class that was imported from a file
         name, dense = type(found.generator).__name__, found.weight.numel()
     cores = sum(core.numel() for core in found.cores().values())
-    return Replacement(found.name, name, found.how, dense, cores)
+    return Replacement(found.shown, name, found.how, dense, cores)

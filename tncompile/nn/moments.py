@@ -1,0 +1,156 @@
+"""Second moments of the inputs of layers, for errors that count what inputs make of them.
+
+A linear layer whose weight is off by D has the mean squared error E|D x|^2 = tr(D C D^T) over its
+inputs x, where C = E[x x^T] is their second moment: all that has to be known of the inputs.
+Directions in which they hardly vary cost nothing there, others more than in the Frobenius norm.
+With S S^T = C the error is |D S|^2, so that anything that fits W fits W S as well.
+
+A convolution is a linear layer on the window of each output position; groups of channels have a
+moment each. Of an embedding the inputs are indices, and C is diagonal: how often each comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tncompile.nn.errors import ModelError
+
+
+def input_moments(
+    model: nn.Module, names: Iterable[str], run: Callable[[], object]
+) -> dict[str, Tensor]:
+    """Second moments of the inputs of some modules, over all that `run` puts through the model.
+
+    Args:
+        model: with dense modules `nn.Linear`, `nn.Conv1d` to `3d`, `nn.Embedding`, or
+            `nn.MultiheadAttention` (its query, which is also key and value).
+        names: of the modules.
+        run: calls the model on real inputs, one batch after another.
+
+    Returns:
+        By name, float64, on the device of the inputs: shape (i, i) for i inputs of an output,
+        those of a window flattened as the weight is; (groups, i, i) where a convolution has
+        groups; (n,) for an embedding of n rows, which sums to 1.
+
+    Raises:
+        ModelError: a module is of another kind, or was never called.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    handles = []
+    try:
+        for name in names:
+            module = model.get_submodule(name)
+            if not isinstance(module, _KINDS):
+                raise ModelError(
+                    f"`{name}` is a {type(module).__name__}; moments are taken of inputs of "
+                    + ", ".join(kind.__name__ for kind in _KINDS)
+                )
+
+            def see(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                moment, count = _moment(module, inputs[0].detach())
+                sums[name] = sums[name] + moment if name in sums else moment
+                counts[name] = counts.get(name, 0) + count
+
+            handles.append(module.register_forward_pre_hook(see))
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [name for name in names if not counts.get(name)]
+    if missing:
+        raise ModelError(f"`{missing[0]}` was not called, or called with keywords only")
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.MultiheadAttention)
+
+
+def _moment(module: nn.Module, value: Tensor) -> tuple[Tensor, int]:
+    """The sum of x x^T over all inputs of one call, and how many there were."""
+    if isinstance(module, nn.Embedding):
+        counts = torch.bincount(value.flatten(), minlength=module.num_embeddings)
+        return counts.double(), value.numel()
+    if isinstance(module, nn.Linear | nn.MultiheadAttention):
+        rows = value.reshape(-1, value.shape[-1]).double()
+        return rows.mT @ rows, rows.shape[0]
+    rows = _windows(module, value).double()
+    return rows.mT @ rows, rows.shape[-2]
+
+
+def _windows(module: nn.Module, value: Tensor) -> Tensor:
+    """The inputs of all output positions: (groups, positions, i), or (positions, i)."""
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    dimensions = len(module.kernel_size)
+    if value.ndim == dimensions + 1:
+        value = value.unsqueeze(0)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    value = functional.pad(value, module._reversed_padding_repeated_twice, mode=mode)
+    for axis in range(dimensions):
+        span = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
+        value = value.unfold(2 + axis, span, module.stride[axis])
+        value = value[..., :: module.dilation[axis]]  # the newest axis is the last
+    # (n, channels, positions..., kernel...) to (groups, n positions, channels of a group, kernel).
+    count, groups = value.shape[0], module.groups
+    value = value.reshape(count, groups, -1, *value.shape[2:])
+    value = value.movedim((1, 2), (0, 2 + dimensions))
+    windows = value.reshape(groups, -1, int(value.shape[2 + dimensions :].numel()))
+    return windows[0] if groups == 1 else windows
+
+
+def check_moments(moments: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse moments that do not belong to a weight of some shape.
+
+    Raises:
+        ModelError: another shape, or entries that are not finite.
+    """
+    rows, inputs = shape[0], int(torch.Size(shape[1:]).numel())
+    fits = tuple(moments.shape) in ((inputs, inputs), (rows,))
+    grouped = moments.ndim == 3 and tuple(moments.shape[1:]) == (inputs, inputs)
+    if not fits and not (grouped and rows % moments.shape[0] == 0):
+        raise ModelError(
+            f"moments of shape {tuple(moments.shape)} do not belong to a weight of shape {shape}; "
+            f"({inputs}, {inputs}) would, ({rows},) for an embedding, and one more axis in "
+            "front for groups of a convolution"
+        )
+    if not bool(torch.isfinite(moments).all()):
+        raise ModelError("the moments have entries that are not finite; look for NaN in the inputs")
+
+
+def root_of(moments: Tensor) -> Tensor:
+    """The symmetric square root S of moments C, S S = C; what is negative by rounding is zero."""
+    if moments.ndim == 1:
+        return moments.clamp(min=0.0).sqrt()
+    values, vectors = torch.linalg.eigh(moments)
+    root: Tensor = (vectors * values.clamp(min=0.0).sqrt().unsqueeze(-2)) @ vectors.mT
+    return root
+
+
+def times_root(weight: Tensor, root: Tensor) -> Tensor:
+    """A weight as its inputs see it, W S, as a matrix: shape (outputs, i)."""
+    rows = weight.flatten(1)
+    if root.ndim == 1:
+        return rows * root.unsqueeze(1)
+    if root.ndim == 3:
+        groups = rows.reshape(root.shape[0], -1, rows.shape[1])
+        return torch.bmm(groups, root).reshape(rows.shape)
+    return torch.mm(rows, root)
+
+
+def output_error(made: Tensor, weight: Tensor, moments: Tensor) -> float:
+    """How far a layer's outputs are off, sqrt(E|W x - V x|^2 / E|W x|^2).
+
+    Args:
+        made: V, shape of the weight.
+        weight: W, of a linear layer (o, i), a convolution (o, i / groups, ...) or an embedding.
+        moments: of its inputs, see `input_moments`.
+    """
+    check_moments(moments, tuple(weight.shape))
+    root = root_of(moments.double())
+    error = torch.linalg.vector_norm(times_root(made.double() - weight.double(), root))
+    return float(error / torch.linalg.vector_norm(times_root(weight.double(), root)))
