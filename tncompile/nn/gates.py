@@ -1,14 +1,14 @@
 """Gates of mixers: how much of each disentangler is used, trained, and pruned where it is little.
 
-The ADNTN paper has gates for sparsity and pruning (section 5, section 7.6) and leaves open what they
-gate. Here a gate g stands at each mixer U, a core from two wires to two:
+The ADNTN paper has gates for sparsity and pruning and leaves open what they gate. Here a gate g
+stands at each mixer U, a core from two wires to two:
 
     U(g) = I + g (U - I),
 
 so that g = 1, where it starts, leaves the mixer as it is, and g = 0 leaves its two wires alone:
-the mixer can be left out then. A gate is one number for each core of a stacked
-parameter: a shared core has one for all its places, a row group has its own. Expansions and maps change
-sizes, so nothing is left where they are left out, and they have none.
+the mixer can be left out then. A gate is one number for each core of a stacked parameter: a
+shared core has one for all its places, a row group has its own. Expansions and maps change the
+sizes of wires, so that they cannot be left out, and have no gates.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Gate(nn.Module):
         self.gate = nn.Parameter(mixers.new_ones(mixers.shape[:-4]))
 
     def forward(self, mixers: Tensor) -> Tensor:
+        """The mixers as they are gated."""
         identity = identity_like(mixers)
         return identity + self.gate[..., None, None, None, None] * (mixers - identity)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,8 @@ class Generated:
             owner, leaf = self.place(core)
             if parametrize.is_parametrized(owner, leaf):
                 owner, leaf = chain(owner, leaf), "original"
-            parameter = getattr(owner, leaf)
-            assert isinstance(parameter, nn.Parameter)
-            found[core] = parameter
+            # In `functional_call` it is a tensor that stands for the parameter.
+            found[core] = cast(nn.Parameter, getattr(owner, leaf))
         return found
 
     def values(self) -> dict[str, Tensor]:

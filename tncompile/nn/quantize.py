@@ -22,8 +22,6 @@ from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import Generated, generated, layer_of
 from tncompile.nn.parametrised import on, put_on, take_off, weight_name, worn
 
-_HALF = (torch.float16, torch.bfloat16)
-
 
 def levels(bits: int) -> int:
     """The largest integer of a symmetric grid: 127 of 8 bits, 7 of 4, 1 of 2.
@@ -33,7 +31,12 @@ def levels(bits: int) -> int:
     """
     if not (isinstance(bits, int) and 2 <= bits <= 8):
         raise ValueError(f"cores are quantised to 2, …, 8 bits, not {bits!r}")
-    return 2 ** (bits - 1) - 1
+    return (1 << (bits - 1)) - 1
+
+
+def at_least_single(value: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def limits(core: Tensor, stacked: int) -> Tensor:
@@ -46,7 +49,7 @@ def limits(core: Tensor, stacked: int) -> Tensor:
 
 
 class FakeQuantize(nn.Module):
-    """The parametrisation that rounds a parameter to its grid; the first `stacked` axes stack cores.
+    """The parametrisation that rounds a parameter, whose first `stacked` axes stack cores.
 
     Half precision is rounded in float32 and cast back.
     """
@@ -57,7 +60,8 @@ class FakeQuantize(nn.Module):
         self.levels = levels(bits)
 
     def forward(self, core: Tensor) -> Tensor:
-        exact = core.float() if core.dtype in _HALF else core
+        """The cores on their grids."""
+        exact = at_least_single(core)
         limit = self.clip * limits(exact.detach(), self.stacked)
         inside = exact.clamp(-limit, limit)
         scale = limit / self.levels
@@ -68,13 +72,14 @@ class FakeQuantize(nn.Module):
     @torch.no_grad()
     def rounded(self, core: Tensor) -> Quantized:
         """The integers and scales of what `forward` makes."""
-        exact = core.float() if core.dtype in _HALF else core
+        exact = at_least_single(core)
         limit = self.clip * limits(exact, self.stacked)
         scale = limit / self.levels
         integers = (exact.clamp(-limit, limit) / scale).round().to(torch.int8)
         return Quantized(integers, scale, self.bits)
 
     def extra_repr(self) -> str:
+        """For the printed model."""
         return f"bits={self.bits}, clip={self.clip}"
 
 
@@ -178,14 +183,21 @@ def quantized_cores(model: nn.Module) -> dict[str, Quantized]:
     """
     made = {}
     for found, core, quantiser in _quantised(model):
-        value: Tensor = found.cores()[core].detach()
-        for module in worn(found, core)[:-1]:
-            value = module(value)
+        value = unrounded(found, core)
         name = f"{weight_name(found)}.{core}"
         if not torch.isfinite(value).all():
             raise ModelError(f"{name} is not finite")
         made[name] = quantiser.rounded(value.cpu())
     return made
+
+
+def unrounded(found: Generated, core: str) -> Tensor:
+    """A parameter as it is before it is rounded: what its gates make of it, if it has any."""
+    value: Tensor = found.cores()[core]
+    for module in worn(found, core):
+        if not isinstance(module, FakeQuantize):
+            value = module(value)
+    return value
 
 
 def stacked_axes(found: Generated) -> dict[str, int]:
