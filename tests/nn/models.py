@@ -20,6 +20,7 @@ LAYERS = {
     "wall": "Linear(8, 8) from BrickWall(depth = 2) { activation = tanh }",
     "shapes": "Linear(12, 6) from MERA(latent = 2) { modes = [o as (2, 3), i as (3, 2, 2)] }",
     "ring": "Linear(16, 16) from TR(rank = 3)",
+    "train": "Linear(16, 16) from TT(rank = 3)",  # cores of several shapes: a ParameterDict
 }
 HOWS = ("replace", "parametrize")
 

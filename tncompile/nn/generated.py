@@ -11,7 +11,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -47,7 +49,15 @@ class Generated:
 
     def holder(self) -> nn.Module:
         """The module whose parameters are those of the generator, and nothing else."""
-        return self.generator if self.how == "replace" else _chain(self.module, self.parameter)
+        return self.generator if self.how == "replace" else chain(self.module, self.parameter)
+
+    def place(self, core: str) -> tuple[nn.Module, str]:
+        """The module that has a core, and the name of the attribute."""
+        if self.how == "parametrize":
+            position = core_names(self.generator).index(core)
+            return chain(self.module, self.parameter), f"original{position}"
+        path, _, leaf = core.rpartition(".")
+        return self.generator.get_submodule(path), leaf
 
     def cores(self) -> dict[str, nn.Parameter]:
         """What is trained, by the names of the generator's state dict: `root`, `V1`, ….
@@ -56,16 +66,36 @@ class Generated:
         parameters that such a parametrisation adds are not among them.
         """
         found = {}
-        for position, core in enumerate(core_names(self.generator)):
-            path, _, leaf = core.rpartition(".")
-            owner = self.generator.get_submodule(path)
-            if self.how == "parametrize":
-                owner, leaf = _chain(self.module, self.parameter), f"original{position}"
+        for core in core_names(self.generator):
+            owner, leaf = self.place(core)
             if parametrize.is_parametrized(owner, leaf):
-                owner, leaf = _chain(owner, leaf), "original"
-            parameter = getattr(owner, leaf)
-            assert isinstance(parameter, nn.Parameter)
-            found[core] = parameter
+                owner, leaf = chain(owner, leaf), "original"
+            # In `functional_call` it is a tensor that stands for the parameter.
+            found[core] = cast(nn.Parameter, getattr(owner, leaf))
+        return found
+
+    def values(self) -> dict[str, Tensor]:
+        """What the weight is made of: the cores, or what their parametrisations make of them."""
+        return {core: getattr(*self.place(core)) for core in core_names(self.generator)}
+
+    def entries(self, index: Tensor) -> Tensor:
+        """Single entries of the weight, without making it: see the generator's `entries`."""
+        values = {f"generator.{name}": value for name, value in self.values().items()}
+        if self.how == "replace":
+            values = {}
+        found: Tensor = torch.func.functional_call(_Entries(self.generator), values, (index,))
+        return found
+
+
+class _Entries(nn.Module):
+    """The entries of a generator as the call of a module, for `functional_call`."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, index: Tensor) -> Tensor:
+        found: Tensor = self.generator.entries(index)  # type: ignore[operator]
         return found
 
 
@@ -101,17 +131,19 @@ def generated(model: nn.Module) -> Iterator[Generated]:
             continue
         chains = module.parametrizations
         assert isinstance(chains, nn.ModuleDict)
-        for parameter, chain in chains.items():
-            assert isinstance(chain, parametrize.ParametrizationList)
-            if is_generator(chain[0]):
-                yield Generated(name, module, parameter, chain[0], "parametrize")
+        for parameter, own in chains.items():
+            assert isinstance(own, parametrize.ParametrizationList)
+            if is_generator(own[0]):
+                yield Generated(name, module, parameter, own[0], "parametrize")
 
 
-def _chain(module: nn.Module, parameter: str) -> nn.Module:
+def chain(module: nn.Module, parameter: str) -> parametrize.ParametrizationList:
     """The parametrisations of a parameter, with its originals."""
     chains = module.parametrizations
     assert isinstance(chains, nn.ModuleDict)
-    return chains[parameter]
+    found = chains[parameter]
+    assert isinstance(found, parametrize.ParametrizationList)
+    return found
 
 
 def _emitted(generator: nn.Module) -> type:
