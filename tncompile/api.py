@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tncompile.diagnostics import render_all
-from tncompile.driver import Options, compile_source, source_from
+from tncompile.driver import Compiled, Options, compile_source, source_from
 from tncompile.syntax import ast
 from tncompile.syntax import parse as parse_file
 
@@ -56,8 +56,13 @@ def compile(
     compiled = compile_source(source, Options(backend, given, budget))
     if compiled.warnings:
         warnings.warn("\n" + render_all(compiled.warnings), CompileWarning, stacklevel=2)
-    module = import_text(compiled.text, Path(source.name).stem)
-    module.__dict__.setdefault("__tncompile__", compiled)  # for `tncompile.nn`
+    return module_of(compiled)
+
+
+def module_of(compiled: Compiled) -> ModuleType:
+    """Import what was compiled; the module knows its source (for `tncompile.nn`)."""
+    module = import_text(compiled.text, Path(compiled.unit.file.source.name).stem)
+    module.__dict__.setdefault("__tncompile__", compiled)
     return module
 
 

@@ -23,37 +23,37 @@ def check(given: argparse.Namespace) -> int:
     def run() -> int:
         diagnostics: tuple[Diagnostic, ...]
         try:
-            diagnostics = plan_source(_source(given.file), _options(given)).warnings
+            diagnostics = plan_source(read_source(given.file), options(given)).warnings
             failed = False
         except DiagnosticError as error:
             diagnostics, failed = error.diagnostics, True
         if given.format == "json":
             data = {"diagnostics": [as_json(d) for d in diagnostics]}
-            _print(json.dumps(data, indent=2) + "\n")
+            print_out(json.dumps(data, indent=2) + "\n")
         else:
-            _show(diagnostics)
+            show(diagnostics)
         return int(failed)
 
-    return _guarded(run)
+    return guarded(run)
 
 
 def fmt(given: argparse.Namespace) -> int:
     """`tncompile fmt`."""
 
     def run() -> int:
-        source = _source(given.file)
+        source = read_source(given.file)
         text = format_file(parse(source))
         if given.check:
             if text != source.text:
-                _say(f"{source.name} is not in the canonical format")
+                say(f"{source.name} is not in the canonical format")
             return int(text != source.text)
         if given.file == "-":
-            _print(text)
+            print_out(text)
         elif text != source.text:
-            _write(given.file, text)
+            write_out(given.file, text)
         return 0
 
-    return _guarded(run)
+    return guarded(run)
 
 
 def report(given: argparse.Namespace) -> int:
@@ -62,8 +62,8 @@ def report(given: argparse.Namespace) -> int:
     def run() -> int:
         from tncompile import report as reports
 
-        planned = plan_source(_source(given.file), _options(given))
-        _show(planned.warnings)
+        planned = plan_source(read_source(given.file), options(given))
+        show(planned.warnings)
         match given.format:
             case "json":
                 text = json.dumps(reports.as_json(planned.plan), indent=2) + "\n"
@@ -71,10 +71,10 @@ def report(given: argparse.Namespace) -> int:
                 text = reports.as_html(planned.plan)
             case _:
                 text = reports.as_text(planned.plan)
-        _write(given.output, text, planned.unit)
+        write_out(given.output, text, planned.unit)
         return 0
 
-    return _guarded(run)
+    return guarded(run)
 
 
 def draw(given: argparse.Namespace) -> int:
@@ -83,34 +83,34 @@ def draw(given: argparse.Namespace) -> int:
     def run() -> int:
         from tncompile import report as reports
 
-        planned = plan_source(_source(given.file), _options(given))
-        _show(planned.warnings)
-        _write(given.output, reports.as_svg(planned.plan), planned.unit)
+        planned = plan_source(read_source(given.file), options(given))
+        show(planned.warnings)
+        write_out(given.output, reports.as_svg(planned.plan), planned.unit)
         return 0
 
-    return _guarded(run)
+    return guarded(run)
 
 
 def compile(given: argparse.Namespace) -> int:
     """`tncompile compile`."""
 
     def run() -> int:
-        source = _source(given.file)
+        source = read_source(given.file)
         output = given.output
         if output is None:
             output = "-" if given.file == "-" else str(Path(given.file).with_suffix(".py"))
-        compiled = compile_source(source, _options(given), _emitted(output))
-        _show(compiled.warnings)
+        compiled = compile_source(source, options(given), _emitted(output))
+        show(compiled.warnings)
         if not given.check:
-            _write(output, compiled.text, compiled.unit)
+            write_out(output, compiled.text, compiled.unit)
             return 0
         target = Path(output)
         if not target.is_file() or target.read_bytes() != compiled.text.encode():
-            _say(f"{output} is not what {source.name} compiles to")
+            say(f"{output} is not what {source.name} compiles to")
             return 1
         return 0
 
-    return _guarded(run)
+    return guarded(run)
 
 
 def _emitted(output: str) -> str:
@@ -129,28 +129,28 @@ def calibrate(given: argparse.Namespace) -> int:
         from tncompile.calibration import CALIBRATED, as_json, calibrate, new_calibrated_path
 
         output = given.output or str(new_calibrated_path())
-        _check_writable(output)  # before, not after, it has taken its time
-        found = calibrate(given.device, given.name or CALIBRATED, _bar("measuring"))
-        _write(output, as_json(found.profile))
+        check_writable(output)  # before, not after, it has taken its time
+        found = calibrate(given.device, given.name or CALIBRATED, bar("measuring"))
+        write_out(output, as_json(found.profile))
         summary = (
             f"{found.measured} operations measured; half of the predicted times are within "
             f"{found.median_error:.0%} of the measured ones\n"
         )
         if found.is_doubtful:
-            _say("the machine seems to be busy with something else; better do this again")
+            say("the machine seems to be busy with something else; better do this again")
         if output == "-":
-            _say(summary.rstrip())
+            say(summary.rstrip())
         else:
             plain = not output.endswith(".json") and not os.path.dirname(output)
             own = os.path.join(".", output) if plain else output  # a path, not a name
             device = own if given.output else CALIBRATED
-            _print(f"{summary}profile: {output}\nuse it with: --device {shlex.quote(device)}\n")
+            print_out(f"{summary}profile: {output}\nuse it with: --device {shlex.quote(device)}\n")
         return 0
 
-    return _guarded(run)
+    return guarded(run)
 
 
-def _bar(doing: str) -> Callable[[float], None]:
+def bar(doing: str) -> Callable[[float], None]:
     """Draws a progress bar, where somebody sees it."""
     if sys.stderr is None or not sys.stderr.isatty():
         return lambda _: None
@@ -168,39 +168,41 @@ def _bar(doing: str) -> Callable[[float], None]:
     return draw
 
 
-def _guarded(run: Callable[[], int]) -> int:
+def guarded(run: Callable[[], int]) -> int:
     """Run a command; a user's mistake becomes a message and an exit code."""
     try:
         return run()
     except DiagnosticError as error:
-        _show(error.diagnostics)
+        show(error.diagnostics)
         return 1
-    except (UnknownBackendError, _UsageError) as error:
-        _say(str(error))
+    except (UnknownBackendError, UsageError) as error:
+        say(str(error))
         return 2
     except UnavailableDeviceError as error:
-        _say(str(error))
+        say(str(error))
         return 1
     except BrokenPipeError:
         raise
     except OSError as error:
-        _say(f"cannot write {error.filename or 'standard output'}: {error.strerror}")
+        say(f"cannot write {error.filename or 'standard output'}: {error.strerror}")
         return 1
 
 
-class _UsageError(Exception):
+class UsageError(Exception):
     """The arguments make no sense together."""
 
 
-def _source(file: str) -> SourceFile:
+def read_source(file: str) -> SourceFile:
+    """The source that an argument names."""
     if file != "-":
         return read(Path(file))
     if sys.stdin is None:
-        raise _UsageError("standard input is closed")
+        raise UsageError("standard input is closed")
     return decode(sys.stdin.buffer.read(), "<stdin>")
 
 
-def _options(given: argparse.Namespace) -> Options:
+def options(given: argparse.Namespace) -> Options:
+    """What the arguments say besides the source."""
     thorough = getattr(given, "effort", "fast") == "thorough"
     return Options(
         backend=getattr(given, "backend", "torch"),
@@ -208,26 +210,27 @@ def _options(given: argparse.Namespace) -> Options:
         budget=getattr(given, "budget", None),
         device=getattr(given, "device", "cpu"),
         search_seconds=given.search_seconds if thorough else None,
-        progress=_bar("searching") if thorough else None,
+        progress=bar("searching") if thorough else None,
         batches=getattr(given, "batch", None) or Options().batches,
         cache=not getattr(given, "no_cache", False),
     )
 
 
-def _write(output: str, text: str, sources: Unit | None = None) -> None:
+def write_out(output: str, text: str, sources: Unit | None = None) -> None:
     """Write a result; never over one of the sources that it was made from."""
     if output == "-":
-        _print(text)
+        print_out(text)
         return
     path = Path(output)
     units = () if sources is None else all_units(sources)
     if path.resolve() in {u.file.source.path.resolve() for u in units if u.file.source.path}:
-        raise _UsageError(f"{output} is a source; name another file with -o")
-    _check_writable(output)
+        raise UsageError(f"{output} is a source; name another file with -o")
+    check_writable(output)
     write(path, text)
 
 
-def _check_writable(output: str) -> None:
+def check_writable(output: str) -> None:
+    """Refuse a place that nothing can be written to, before it takes its time."""
     path = Path(output)
     if output == "-":
         return
@@ -240,19 +243,21 @@ def _check_writable(output: str) -> None:
         raise PermissionError(13, "it may not be written", output)
 
 
-def _print(text: str) -> None:
+def print_out(text: str) -> None:
+    """Write a result to standard output."""
     if sys.stdout is None:
-        raise _UsageError("standard output is closed")
+        raise UsageError("standard output is closed")
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode())  # UTF-8 whatever the locale says
     sys.stdout.buffer.flush()
 
 
-def _show(diagnostics: Iterable[Diagnostic]) -> None:
+def show(diagnostics: Iterable[Diagnostic]) -> None:
     """Diagnostics on standard error; in colour on a terminal, NO_COLOR beating FORCE_COLOR."""
     color = bool(os.environ.get("FORCE_COLOR")) or sys.stderr.isatty()
     sys.stderr.write(render_all(diagnostics, color and not os.environ.get("NO_COLOR")))
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Write a note to standard error."""
     sys.stderr.write(f"tncompile: {text}\n")

@@ -2,7 +2,7 @@
 
 0 is fine, 1 means that the file is wrong or the check failed, 2 wrong usage. Results go to
 standard output, everything else to standard error. The compiler itself is imported by the
-commands, so that `--help` answers at once; torch is imported by none of them.
+commands, so that `--help` answers at once; torch is imported by `fit` alone.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
     _add_definitions(compiling)
     _add_planning(compiling)
 
+    _add_fit(commands.add_parser("fit", help="fit the cores of a layer to a dense weight"))
+
     calibrating = commands.add_parser("calibrate", help="measure this machine for better plans")
     calibrating.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     calibrating.add_argument("--name", type=_profile_name, help="what reports call the profile")
@@ -85,6 +87,52 @@ def parser() -> argparse.ArgumentParser:
         help="where to write the profile (default: where `--device calibrated` finds it)",
     )
     return main_parser
+
+
+def _add_fit(fitting: argparse.ArgumentParser) -> None:
+    fitting.add_argument("file", metavar="FILE.tn", help=_SOURCE)
+    fitting.add_argument(
+        "--weights",
+        metavar="FILE:KEY",
+        required=True,
+        help="the dense weight: a tensor of a .safetensors, .pt, .npz or .npy file "
+        "(default key: what the layer replaces, or the only tensor)",
+    )
+    fitting.add_argument(
+        "-o", "--output", metavar="CORES.safetensors", required=True, help="where to write cores"
+    )
+    fitting.add_argument("--layer", metavar="NAME", help="which layer, if the file has several")
+    fitting.add_argument(
+        "--inputs",
+        metavar="FILE:KEY",
+        help="inputs of the layer, one a row: fit what it makes of them instead of its weight",
+    )
+    fitting.add_argument("--loss", default="frobenius", help="frobenius (default), l1 or huber")
+    fitting.add_argument("--steps", type=_count, default=1000, metavar="N")
+    fitting.add_argument(
+        "--lr", type=float, default=0.02, metavar="X", help="learning rate at first"
+    )
+    fitting.add_argument(
+        "--replicas", type=_count, default=8, metavar="R", help="restarts, trained side by side"
+    )
+    fitting.add_argument(
+        "--start",
+        default="warm",
+        help="warm (default), scale or draw: how the first restart begins",
+    )
+    fitting.add_argument("--seed", type=int, default=0, metavar="N")
+    fitting.add_argument(
+        "--entries",
+        type=_count,
+        metavar="N",
+        help="sample N entries a step, never making the weight (default: the whole weight)",
+    )
+    fitting.add_argument(
+        "--interval", type=_count, default=50, metavar="N", help="steps between two checkpoints"
+    )
+    fitting.add_argument("--picture", metavar="OUT.svg", help="error against step, as a picture")
+    fitting.add_argument("--on", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
+    _add_definitions(fitting)
 
 
 def _add_definitions(command: argparse.ArgumentParser) -> None:
@@ -143,6 +191,12 @@ def _definition(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -191,6 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tncompile.cli import commands
 
     try:
+        if given.command == "fit":
+            from tncompile.cli.fitting import fit
+
+            return fit(given)
         return int(getattr(commands, given.command)(given))
     except BrokenPipeError:
         # Whoever read our output has gone; leave without a traceback at exit.

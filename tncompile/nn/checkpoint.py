@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -62,7 +62,19 @@ def save_cores(model: nn.Module, path: str | os.PathLike[str], *, rest: bool = F
     found = list(generated(model))
     if not found:
         raise ModelError("the model has no generated weights; nothing to save")
-    tensors: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    if rest:
+        cores = {id(core) for each in found for core in each.cores().values()}
+        state = model.state_dict(keep_vars=True)
+        others = {_REST + name: value for name, value in state.items() if id(value) not in cores}
+    write_cores(path, found, others)
+
+
+def write_cores(
+    path: str | os.PathLike[str], found: Iterable[Generated], others: Mapping[str, Tensor]
+) -> None:
+    """Write the cores of some generated weights, and other tensors beside them."""
+    tensors = dict(others)
     sources: list[dict[str, object]] = []
     modules: dict[str, dict[str, object]] = {}
     for each in found:
@@ -73,10 +85,6 @@ def save_cores(model: nn.Module, path: str | os.PathLike[str], *, rest: bool = F
         layer, at = layer_of(each.generator).name, sources.index(source)
         modules[each.shown] = {"source": at, "layer": layer, "how": each.how}
         tensors |= {f"{each.shown}.{name}": core for name, core in each.cores().items()}
-    if rest:
-        cores = {id(core) for each in found for core in each.cores().values()}
-        state = model.state_dict(keep_vars=True)
-        tensors |= {_REST + name: other for name, other in state.items() if id(other) not in cores}
     config = {"format": _FORMAT, "sources": sources, "modules": modules}
     write_tensors(path, tensors, {KEY: json.dumps(config, sort_keys=True)})
 

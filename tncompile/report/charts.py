@@ -22,7 +22,7 @@ _MOST_BARS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class _Plot:
+class Plot:
     """From data to pixels: `x` from 0 to 1, `y` from 0 to `top`."""
 
     left: float
@@ -32,9 +32,11 @@ class _Plot:
     top: float
 
     def x(self, share: float) -> float:
+        """Pixels from the left."""
         return self.left + (self.right - self.left) * share
 
     def y(self, value: float) -> float:
+        """Pixels from above."""
         return self.lower - (self.lower - self.upper) * value / self.top
 
 
@@ -67,10 +69,10 @@ def memory(plan: LayerPlan, key: str) -> Markup | None:
     highest = max(peak.live_bytes, 1)
     in_sight = limit is not None and limit <= 3 * highest
     top = 1.12 * max(highest, limit if limit is not None and in_sight else 0)
-    plot = _Plot(64, WIDTH - 12, 26, 218, top)
+    plot = Plot(64, WIDTH - 12, 26, 218, top)
     words = f"The most, {show_size(peak.live_bytes)}, is alive {moment(peak)}."
     body = [
-        *_scale(plot, _byte_ticks(top)),
+        *scale(plot, _byte_ticks(top)),
         *_areas(plot, moments),
         *_limit_line(plot, plan, in_sight, highest),
         *_peak(plot, moments, peak, limit),
@@ -91,14 +93,15 @@ def _byte_ticks(top: float) -> list[tuple[float, str]]:
     return [(k * step, show_size(int(k * step))) for k in range(1 + int(top / step))]
 
 
-def _scale(plot: _Plot, ticks: Iterable[tuple[float, str]]) -> Iterator[Markup]:
+def scale(plot: Plot, ticks: Iterable[tuple[float, str]]) -> Iterator[Markup]:
+    """Lines across a plot at some values, with words beside them."""
     for value, text in ticks:
         y = plot.y(value)
         yield tag("path", d=f"M{plot.left:.1f} {y:.1f}H{plot.right:.1f}", class_="axis")
         yield tag("text", text, x=plot.left - 8, y=y + 4, class_="end")
 
 
-def _areas(plot: _Plot, moments: Sequence[Moment]) -> Iterator[Markup]:
+def _areas(plot: Plot, moments: Sequence[Moment]) -> Iterator[Markup]:
     """One stepped area for each pass, with the stages named below."""
     count = len(moments)
     begin = 0
@@ -121,7 +124,7 @@ def _areas(plot: _Plot, moments: Sequence[Moment]) -> Iterator[Markup]:
         begin = end
 
 
-def _stage_ticks(plot: _Plot, own: Sequence[Moment], begin: int, count: int) -> Iterator[Markup]:
+def _stage_ticks(plot: Plot, own: Sequence[Moment], begin: int, count: int) -> Iterator[Markup]:
     """Where a stage begins, and its number where there is room."""
     first = 0
     for k in range(1, len(own) + 1):
@@ -137,7 +140,7 @@ def _stage_ticks(plot: _Plot, own: Sequence[Moment], begin: int, count: int) -> 
         first = k
 
 
-def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool, highest: int) -> Iterator[Markup]:
+def _limit_line(plot: Plot, plan: LayerPlan, in_sight: bool, highest: int) -> Iterator[Markup]:
     """The budget, its label on the side of the line where the peak is not."""
     budget, limit = plan.layer.budget, _limit(plan)
     if budget is None or limit is None:
@@ -155,7 +158,7 @@ def _limit_line(plot: _Plot, plan: LayerPlan, in_sight: bool, highest: int) -> I
 
 
 def _peak(
-    plot: _Plot, moments: Sequence[Moment], peak: Moment, limit: int | None
+    plot: Plot, moments: Sequence[Moment], peak: Moment, limit: int | None
 ) -> Iterator[Markup]:
     """The peak, its label below it where a budget is just above."""
     at = (moments.index(peak) + 0.5) / len(moments)
@@ -236,14 +239,14 @@ def batch_curves(plan: LayerPlan, key: str, training: bool) -> Markup | None:
         return None
     low = math.floor(math.log10(min(times)))
     high = max(math.ceil(math.log10(max(times))), low + 1)
-    plot = _Plot(64, WIDTH - 118, 14, 224, high - low)
+    plot = Plot(64, WIDTH - 118, 14, 224, high - low)
     first, last = math.log2(batches[0]), math.log2(batches[-1])
 
     def at(batch: int, seconds: float) -> tuple[float, float]:
         share = (math.log2(batch) - first) / (last - first)
         return plot.x(share), plot.y(math.log10(seconds) - low)
 
-    parts = [*_scale(plot, [(k, show_seconds(10.0 ** (low + k))) for k in range(high - low + 1)])]
+    parts = [*scale(plot, [(k, show_seconds(10.0 ** (low + k))) for k in range(high - low + 1)])]
     for batch in batches:
         x = at(batch, times[0])[0]
         parts.append(tag("text", f"{batch:,}", x=x, y=plot.lower + 18, class_="mid"))
@@ -261,7 +264,7 @@ def batch_curves(plan: LayerPlan, key: str, training: bool) -> Markup | None:
             dots = [tag("circle", cx=x, cy=y, r=3.2, class_=f"p{(k - 1) % 3}") for x, y in places]
             parts.append(tag("g", *dots))
         ends.append((places[-1][1], name, None if not k else f"p{(k - 1) % 3}"))
-    parts += _ends(plot, ends)
+    parts += ends_of(plot, ends)
     kind = "a training step" if training else "a call without gradients"
     words = f"Predicted seconds of {kind} against the dense layer; the table below has the numbers."
     return figure(key, f"Time of {kind} by batch", words, (WIDTH, 266.0), *parts)
@@ -281,7 +284,7 @@ def _curves(applications: Sequence[Application], training: bool) -> list[Curve]:
     return curves
 
 
-def _ends(plot: _Plot, ends: list[tuple[float, str, str | None]]) -> Iterator[Markup]:
+def ends_of(plot: Plot, ends: list[tuple[float, str, str | None]]) -> Iterator[Markup]:
     """The name of each curve at its end, pushed down where two would touch."""
     free = 0.0
     for y, name, look in sorted(ends, key=lambda end: end[0]):

@@ -58,24 +58,27 @@ def as_svg(plan: Plan) -> str:
         width = max(width, 6.4 * len(words) + 2 * MARGIN)
     y += MARGIN
     width = max(width, key.width + 2 * MARGIN)
-    return (
-        str(
-            tag(
-                "svg",
-                tag("title", f"Tensor networks of {plan.program.name}"),
-                tag("style", Markup(style("figures.css"))),
-                tag("rect", width=width, height=y, class_="paper"),
-                *parts,
-                xmlns="http://www.w3.org/2000/svg",
-                class_="tn",
-                viewBox=f"0 0 {width:.0f} {y:.0f}",
-                width=f"{width:.0f}",
-                height=f"{y:.0f}",
-                role="img",
-            )
-        )
-        + "\n"
+    title = f"Tensor networks of {plan.program.name}"
+    return standalone(title, (width, y), *parts)
+
+
+def standalone(title: str, size: tuple[float, float], *body: Markup) -> str:
+    """An SVG file of its own, with its style."""
+    width, height = size
+    svg = tag(
+        "svg",
+        tag("title", title),
+        tag("style", Markup(style("figures.css"))),
+        tag("rect", width=width, height=height, class_="paper"),
+        *body,
+        xmlns="http://www.w3.org/2000/svg",
+        class_="tn",
+        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        width=f"{width:.0f}",
+        height=f"{height:.0f}",
+        role="img",
     )
+    return f"{svg}\n"
 
 
 def style(name: str) -> str:

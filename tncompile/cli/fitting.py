@@ -1,0 +1,182 @@
+"""`tncompile fit`: the one command that imports torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tncompile.cli.commands import (
+    UsageError,
+    bar,
+    check_writable,
+    guarded,
+    options,
+    print_out,
+    read_source,
+    say,
+    show,
+    write_out,
+)
+from tncompile.diagnostics import nearest
+from tncompile.driver import Compiled, compile_source
+from tncompile.graph.ir import Layer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tncompile.nn.fit import Fitted, Point
+
+
+def fit(given: argparse.Namespace) -> int:
+    """Fit, write the cores, say how it went."""
+
+    def run() -> int:
+        from tncompile.nn.errors import CheckpointError, ModelError
+
+        try:
+            return _fit(given)
+        except (CheckpointError, ModelError) as error:
+            say(str(error))
+            return 1
+
+    return guarded(run)
+
+
+def _fit(given: argparse.Namespace) -> int:
+    import torch
+
+    from tncompile.api import module_of
+    from tncompile.nn import fit as fitting
+    from tncompile.nn.checkpoint import write_cores
+    from tncompile.nn.generated import Generated
+    from tncompile.nn.start import check_finite
+
+    settings = fitting.Settings(
+        loss=given.loss,
+        steps=given.steps,
+        learning_rate=given.lr,
+        replicas=given.replicas,
+        start=given.start,
+        seed=given.seed,
+        entries=given.entries,
+        interval=given.interval,
+    )
+    output = given.output
+    if not output.endswith(".safetensors"):
+        raise UsageError(f"{output} is no name of a .safetensors file")
+    for path in filter(None, (output, given.picture)):
+        check_writable(path)
+    compiled = compile_source(read_source(given.file), options(given))
+    show(compiled.warnings)
+    layer = _layer(compiled, given.layer)
+    key, weight = _weight(given.weights, layer)
+    check_finite(weight, key)
+    try:
+        device = torch.device(given.on)
+        weight = weight.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--on {given.on}: {str(error).splitlines()[0]}") from None
+    moments = None if given.inputs is None else _moments(given.inputs)
+    module = module_of(compiled)
+    generator = getattr(module, f"{layer.class_name}Weight")(device=device, dtype=weight.dtype)
+    checkpoint = Path(f"{output}.part")
+    if checkpoint.exists():
+        say(f"going on from {checkpoint}")
+    draw = bar("fitting")
+
+    def progress(point: Point) -> None:
+        draw(point.step / settings.steps)
+
+    try:
+        fitted = fitting.fit(
+            generator,
+            weight,
+            settings,
+            moments=moments,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        say(f"stopped; the same command goes on from {checkpoint}")
+        raise
+    name, _, parameter = key.rpartition(".")
+    found = Generated(name, generator, parameter, generator, "replace")
+    write_cores(output, [found], {})
+    if given.picture is not None:
+        write_out(given.picture, _picture(layer, fitted))
+    print_out(_summary(layer, fitted, output))
+    return 0
+
+
+def _layer(compiled: Compiled, name: str | None) -> Layer:
+    """The layer that is asked for, or the only one."""
+    layers = {layer.name: layer for layer in compiled.plan.program.layers}
+    shown = compiled.unit.file.source.name
+    if name is None and len(layers) > 1:
+        raise UsageError(
+            f"{shown} has {len(layers)} layers; say which: --layer {' | '.join(layers)}"
+        )
+    if name is not None and name not in layers:
+        close = nearest(name, layers) or tuple(layers)
+        raise UsageError(f"{shown} has no layer {name}; it has {', '.join(close)}")
+    return next(iter(layers.values())) if name is None else layers[name]
+
+
+def _split(given: str) -> tuple[str, str | None]:
+    """`FILE:KEY` or `FILE`; a colon in the name of a folder is none of these."""
+    path, colon, key = given.rpartition(":")
+    if not colon or "/" in key or "\\" in key:
+        return given, None
+    return path, key or None
+
+
+def _weight(given: str, layer: Layer) -> tuple[str, Tensor]:
+    """A dense weight and its key, `weight` where it has none."""
+    from tncompile.nn.files import read_tensor, read_tensors
+
+    path, key = _split(given)
+    if key is None and layer.replaces is not None:
+        tensors = read_tensors(path).tensors
+        named = [layer.replaces, f"{layer.replaces}.weight", f"{layer.replaces}.in_proj_weight"]
+        key = next((name for name in named if name in tensors), None)
+    weight = read_tensor(path, key)
+    if not weight.is_floating_point():
+        raise UsageError(f"{given} is {weight.dtype}; a weight is of floating-point numbers")
+    return key or "weight", weight
+
+
+def _moments(given: str) -> Tensor:
+    """The second moments of inputs, one a row."""
+    from tncompile.nn.errors import CheckpointError
+    from tncompile.nn.files import read_tensor
+
+    rows = read_tensor(*_split(given))
+    if rows.ndim != 2 or not rows.shape[0]:
+        raise CheckpointError(f"{given} has shape {tuple(rows.shape)}; it is one input a row")
+    rows = rows.double()
+    return rows.mT @ rows / rows.shape[0]
+
+
+def _picture(layer: Layer, fitted: Fitted) -> str:
+    from tncompile.report import as_error_curve
+
+    curve = fitted.curve
+    return as_error_curve(
+        f"Relative error of {layer.name}",
+        [point.step for point in curve],
+        [point.errors for point in curve],
+        [point.best for point in curve],
+    )
+
+
+def _summary(layer: Layer, fitted: Fitted, output: str) -> str:
+    first, last = fitted.curve[0], fitted.curve[-1]
+    spread = ", ".join(f"{error:.4g}" for error in sorted(last.errors))
+    dense, left = layer.dense_parameter_count, layer.parameter_count
+    return (
+        f"{layer.name}: {left:,} numbers for {dense:,}, {dense / left:,.1f}x fewer\n"
+        f"relative error {first.best:.4g} at the start, {fitted.error:.4g} at step {last.step:,}\n"
+        f"restarts at the end: {spread}\n"
+        f"cores: {output}\n"
+    )
