@@ -1,0 +1,147 @@
+"""The command line: train rows, and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import tncompile
+from examples.cifar10 import data, results, training
+from examples.cifar10.results import Result
+from examples.cifar10.rows import ROWS
+from examples.cifar10.training import Recipe
+
+FOLDER = Path("build/cifar10")
+RESULTS = Path("build/cifar10/results.jsonl")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what was asked for; 1 when that is not possible, with the reason on stderr."""
+    arguments = _arguments(argv)
+    try:
+        if arguments.list:
+            print("\n".join(ROWS))
+        elif arguments.table:
+            print(results.table(results.read(arguments.results)))
+        else:
+            _train(arguments)
+    except (data.DataError, results.ResultsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """Train every row with every seed, but for those that the results have already."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    images = _first(data.load(arguments.data), arguments.subset)
+    recipe = Recipe(
+        arguments.epochs,
+        arguments.batch,
+        arguments.lr,
+        arguments.core_lr,
+        width=arguments.width,
+        subset=arguments.subset,
+    )
+    known = {(r.row, r.seed, r.config) for r in results.read(arguments.results)}
+    steps = recipe.epochs * math.ceil(len(images.train_labels) / recipe.batch)
+    for name in arguments.row:
+        row = ROWS[name]
+        config = results.config_hash(row, recipe)
+        for seed in row.seeds if arguments.seeds is None else arguments.seeds:
+            if (name, seed, config) in known:
+                print(f"{name}, seed {seed}: in {arguments.results} already", file=sys.stderr)
+                continue
+            checkpoint = arguments.checkpoints / f"{name}-{config}-{seed}.pt"
+            # disable=None: no bar where the output is not a terminal.
+            with tqdm(total=steps, desc=f"{name}, seed {seed}", disable=None) as bar:
+                outcome = training.train(row, seed, recipe, images, device, checkpoint, bar)
+            result = Result(
+                row=name,
+                seed=seed,
+                config=config,
+                recipe=recipe,
+                accuracy=outcome.accuracy,
+                train_losses=outcome.train_losses,
+                seconds_per_epoch=statistics.mean(outcome.seconds),
+                parameters=outcome.parameters,
+                cores=outcome.cores,
+                device=_name_of(device),
+                threads=torch.get_num_threads(),
+                torch=torch.__version__,
+                tncompile=tncompile.__version__,
+            )
+            results.append(arguments.results, result)
+            checkpoint.unlink()
+            print(f"{name}, seed {seed}: {100 * outcome.accuracy:.2f} %", flush=True)
+
+
+def _first(images: data.Cifar10, count: int | None) -> data.Cifar10:
+    """The first images to train on, and as many to test."""
+    return images if count is None else data.Cifar10(*(part[:count] for part in images))
+
+
+def _device(name: str) -> torch.device:
+    """The device of this name; `auto` is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _name_of(device: torch.device) -> str:
+    """What a device is, for the results."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.cifar10", description="The CIFAR-10 table, row by row."
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--row", nargs="+", choices=list(ROWS), metavar="ROW", help="train these")
+    what.add_argument("--list", action="store_true", help="print the names of all rows")
+    what.add_argument("--table", action="store_true", help="print the results as Markdown")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: the row's")
+    parser.add_argument("--epochs", type=_positive, default=30, metavar="N")
+    parser.add_argument("--subset", type=_positive, metavar="N", help="only the first N images")
+    parser.add_argument("--width", type=_factor, default=1.0, metavar="W", help="of the channels")
+    parser.add_argument("--batch", type=_positive, default=Recipe.batch, metavar="N")
+    parser.add_argument("--lr", type=_factor, default=Recipe.learning_rate)
+    parser.add_argument("--core-lr", type=_factor, default=Recipe.core_learning_rate)
+    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="default: PyTorch's")
+    parser.add_argument("--data", type=Path, default=FOLDER, metavar="DIR")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE.jsonl")
+    parser.add_argument(
+        "--checkpoints", type=Path, default=FOLDER / "checkpoints", metavar="DIR"
+    )
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return number
+
+
+def _factor(text: str) -> float:
+    """A number above zero, for argparse."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
