@@ -18,8 +18,9 @@ from examples.cifar10.results import Result
 from examples.cifar10.rows import ROWS
 from examples.cifar10.training import Recipe
 
-FOLDER = Path("build/cifar10")
-RESULTS = Path("build/cifar10/results.jsonl")
+RESULTS = data.FOLDER / "results.jsonl"
+CHECKPOINTS = data.FOLDER / "checkpoints"
+USUAL = Recipe(epochs=30)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +50,7 @@ def _train(arguments: argparse.Namespace) -> None:
         arguments.batch,
         arguments.lr,
         arguments.core_lr,
+        precision=arguments.precision or ("bfloat16" if device.type == "cuda" else "float32"),
         width=arguments.width,
         subset=arguments.subset,
     )
@@ -111,18 +113,23 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--list", action="store_true", help="print the names of all rows")
     what.add_argument("--table", action="store_true", help="print the results as Markdown")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: the row's")
-    parser.add_argument("--epochs", type=_positive, default=30, metavar="N")
+    parser.add_argument("--epochs", type=_positive, default=USUAL.epochs, metavar="N")
     parser.add_argument("--subset", type=_positive, metavar="N", help="only the first N images")
     parser.add_argument("--width", type=_factor, default=1.0, metavar="W", help="of the channels")
-    parser.add_argument("--batch", type=_positive, default=Recipe.batch, metavar="N")
-    parser.add_argument("--lr", type=_factor, default=Recipe.learning_rate)
-    parser.add_argument("--core-lr", type=_factor, default=Recipe.core_learning_rate)
+    parser.add_argument("--batch", type=_positive, default=USUAL.batch, metavar="N")
+    parser.add_argument("--lr", type=_factor, default=USUAL.learning_rate)
+    parser.add_argument("--core-lr", type=_factor, default=USUAL.core_learning_rate)
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="default: bfloat16 on a GPU, float32 on a CPU",
+    )
     parser.add_argument("--threads", type=_positive, metavar="N", help="default: PyTorch's")
-    parser.add_argument("--data", type=Path, default=FOLDER, metavar="DIR")
+    parser.add_argument("--data", type=Path, default=data.FOLDER, metavar="DIR")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE.jsonl")
     parser.add_argument(
-        "--checkpoints", type=Path, default=FOLDER / "checkpoints", metavar="DIR"
+        "--checkpoints", type=Path, default=data.FOLDER / "checkpoints", metavar="DIR"
     )
     return parser.parse_args(argv)
 

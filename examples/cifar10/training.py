@@ -21,7 +21,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from examples.cifar10.data import Cifar10, write_whole
-from examples.cifar10.rows import Row, build, cores_of
+from examples.cifar10.rows import Row, build, count_cores
+from tncompile.nn.training import parameter_groups
 
 MEAN = (0.4914, 0.4822, 0.4465)
 DEVIATION = (0.2470, 0.2435, 0.2616)
@@ -39,6 +40,8 @@ class Recipe:
     core_learning_rate: float = 1e-2
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
+    precision: str = "float32"
+    """That of activations and of weights as they are applied; cores and optimizer have float32."""
     width: float = 1.0
     subset: int | None = None
     """Train on the first images only, and test on as many; all of them if not given."""
@@ -72,7 +75,14 @@ def train(
     """Train a row from a seed, from its checkpoint if there is one, and test it once at the end."""
     torch.manual_seed(seed)
     model = build(row, recipe.width).to(device)
-    optimizer = optimizer_for(model, recipe)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(
+            model,
+            recipe.learning_rate,
+            recipe.core_learning_rate,
+            weight_decay=recipe.weight_decay,
+        )
+    )
     count = len(data.train_labels)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -95,7 +105,7 @@ def train(
         order = torch.randperm(count, generator=draws)
         for batch in order.split(recipe.batch):
             inputs = augmented(images[batch.to(device)], draws)
-            with _autocast(device):
+            with autocast(device, recipe.precision):
                 logits = model(inputs)
                 loss = functional.cross_entropy(
                     logits, labels[batch.to(device)], label_smoothing=recipe.label_smoothing
@@ -111,34 +121,15 @@ def train(
         bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.3f}")
         state = _state(model, optimizer, schedule, draws, losses, seconds)
         write_whole(checkpoint, lambda file, state=state: torch.save(state, file))
+    with autocast(device, recipe.precision):
+        share = accuracy(model, data.test_images.to(device), data.test_labels.to(device))
     return Outcome(
-        accuracy(model, data.test_images.to(device), data.test_labels.to(device)),
+        share,
         tuple(losses),
         tuple(seconds),
         sum(p.numel() for p in model.parameters() if p.requires_grad),
-        sum(core.numel() for core in cores_of(model)),
+        count_cores(model),
     )
-
-
-def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW, with the cores in a group of their own, without weight decay.
-
-    Weight decay is meant for the entries of a weight. Generated ones are sums of products of
-    many cores: when each core shrinks a little, the weight shrinks by a high power of that.
-    Biases and normalisation have no weight decay either.
-    """
-    cores = cores_of(model)
-    ids = {id(core) for core in cores}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
-    weights = [p for p in rest if p.ndim > 1]
-    vectors = [p for p in rest if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "lr": recipe.learning_rate, "weight_decay": 0.0},
-    ]
-    if cores:
-        groups.append({"params": cores, "lr": recipe.core_learning_rate, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups)
 
 
 def augmented(images: Tensor, draws: torch.Generator) -> Tensor:
@@ -175,15 +166,15 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
     right = 0
     for batch, wanted in zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True):
-        with _autocast(batch.device):
-            guesses = model(scaled(batch)).argmax(dim=1)
+        guesses = model(scaled(batch)).argmax(dim=1)
         right += int((guesses == wanted).sum())
     return right / len(labels)
 
 
-def _autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU, float32 on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which products are of this precision."""
+    dtype: torch.dtype = getattr(torch, precision)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _state(
