@@ -145,7 +145,9 @@ def build(row: Row, width: float = 1.0) -> Classifier:
         for name in layers.names:
             dense = model.get_submodule(name)
             if row.architecture == "frozen":
-                dense.requires_grad_(False)
+                dense.get_parameter("weight").requires_grad_(
+                    False
+                )  # and train the bias, as in all rows
             else:
                 model.set_submodule(name, low_rank(dense, rank=1))
     return model
