@@ -3,7 +3,7 @@
     python -m examples.cifar10.fetch                     # the data, once: 139 MB
     python -m examples.cifar10 --list                    # the rows there are
     python -m examples.cifar10 --row alexnet-conv-mera --seeds 0 1 2 --epochs 5
-    python -m examples.cifar10 --table
+    python -m examples.cifar10 --table                   # what came out, as Markdown
 
 Run from the top of the repository. Each row of Table 3 of the ADNTN paper (arXiv 2606.00130,
 section 8.3) is a row here, beside dense baselines and controls of ours. `data` reads the

@@ -17,6 +17,7 @@ from examples.cifar10 import data, results, training
 from examples.cifar10.results import Result
 from examples.cifar10.rows import ROWS
 from examples.cifar10.training import Recipe
+from tncompile.nn.errors import CheckpointError
 
 RESULTS = data.FOLDER / "results.jsonl"
 CHECKPOINTS = data.FOLDER / "checkpoints"
@@ -30,10 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.list:
             print("\n".join(ROWS))
         elif arguments.table:
-            print(results.table(results.read(arguments.results)))
+            table = results.table(results.read(arguments.results))
+            if arguments.into is None:
+                print(table)
+            else:
+                results.insert(table, arguments.into)
         else:
             _train(arguments)
-    except (data.DataError, results.ResultsError) as error:
+    except (data.DataError, results.ResultsError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -112,6 +117,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--row", nargs="+", choices=list(ROWS), metavar="ROW", help="train these")
     what.add_argument("--list", action="store_true", help="print the names of all rows")
     what.add_argument("--table", action="store_true", help="print the results as Markdown")
+    parser.add_argument("--into", type=Path, metavar="PAGE.md", help="put the table in this page")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: the row's")
     parser.add_argument("--epochs", type=_positive, default=USUAL.epochs, metavar="N")
     parser.add_argument("--subset", type=_positive, metavar="N", help="only the first N images")
@@ -131,7 +137,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoints", type=Path, default=data.FOLDER / "checkpoints", metavar="DIR"
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: PyTorch sees no GPU here; cpu and auto work")
+    return arguments
 
 
 def _positive(text: str) -> int:

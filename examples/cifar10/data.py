@@ -190,7 +190,7 @@ def _check_labels(rows: Bytes, release: Release, path: Path) -> None:
 def _split(rows: Bytes, release: Release) -> Cifar10:
     """Tensors over the memory of the array."""
     everything = torch.from_numpy(rows)
-    images = everything[:, 1:].unflatten(1, (3, 32, 32))
+    images = everything[:, 1:].view(-1, 3, 32, 32)
     labels = everything[:, 0].long()
     train, test = slice(0, release.train), slice(release.train, None)
     return Cifar10(images[train], labels[train], images[test], labels[test])

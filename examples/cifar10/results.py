@@ -15,8 +15,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from examples.cifar10.rows import HERE, LAYERS, ROWS, Row, definitions
+from examples.cifar10.data import write_whole
+from examples.cifar10.rows import HERE, LAYERS, ROWS, Row, count_factors, definitions
 from examples.cifar10.training import Recipe
+
+START = "<!-- table -->"
+END = "<!-- end of table -->"
 
 
 class ResultsError(Exception):
@@ -94,6 +98,8 @@ def append(path: Path, result: Result) -> None:
 
 def table(results: Sequence[Result]) -> str:
     """The results as Markdown: a table for each recipe, with the published figures beside ours."""
+    if not results:
+        return "No runs yet."
     recipes = list(dict.fromkeys(result.recipe for result in results))
     return "\n\n".join(
         f"{describe(recipe)}\n\n{_table([r for r in results if r.recipe == recipe])}"
@@ -130,11 +136,12 @@ def _table(results: Sequence[Result]) -> str:
         ours = accuracies[name]
         dense = accuracies.get(f"{row.model}-dense", [])
         published = row.published
+        numbers = cores[name] or count_factors(row, results[0].recipe.width)
         cells = [
             f"`{name}`",
             row.architecture,
             f"{published.generated:,}" if published else "",
-            f"{cores[name]:,}" if cores[name] else "",
+            f"{numbers:,}" if numbers else "",
             spread(published.accuracy, published.deviation) if published else "",
             f"{published.delta:+.2f}" if published else "",
             spread(statistics.mean(ours), statistics.stdev(ours) if len(ours) > 1 else None),
@@ -150,3 +157,17 @@ def _table(results: Sequence[Result]) -> str:
 def spread(mean: float, deviation: float | None) -> str:
     """A mean in percent, with its deviation where there is one."""
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def insert(table: str, path: Path) -> None:
+    """Put a table into a Markdown page, between the two comments that mark its place.
+
+    Raises:
+        ResultsError: the page has no such place.
+    """
+    before, start, rest = path.read_text("utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ResultsError(f"{path} has no lines {START} and {END}: add them where the table goes")
+    page = f"{before}{start}\n\n{table}\n\n{end}{after}".encode()
+    write_whole(path, lambda file: file.write(page))

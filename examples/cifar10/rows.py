@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from examples.cifar10.models import Classifier, alexnet, scaled, vgg16
@@ -22,6 +23,8 @@ from tncompile.nn.compress import compress
 from tncompile.nn.generated import generated
 
 HERE = Path(__file__).parent
+LOW_RANK = "rank 1"
+FROZEN = "frozen"
 MODELS = {"alexnet": alexnet, "vgg16": vgg16}
 
 
@@ -124,8 +127,8 @@ def _rows() -> dict[str, Row]:
             wall = architecture == "Brick wall"
             decoder, size = (walls[layers], 1) if wall else (architecture, 5)
             rows.append(Row(name, model, architecture, layers, decoder, size, figures))
-        rows.append(Row(f"{layers}-svd", model, "rank 1", layers))
-        rows.append(Row(f"{layers}-frozen", model, "frozen", layers))
+        rows.append(Row(f"{layers}-svd", model, LOW_RANK, layers))
+        rows.append(Row(f"{layers}-frozen", model, FROZEN, layers))
     return {row.name: row for row in rows}
 
 
@@ -144,7 +147,7 @@ def build(row: Row, width: float = 1.0) -> Classifier:
     else:
         for name in layers.names:
             dense = model.get_submodule(name)
-            if row.architecture == "frozen":
+            if row.architecture == FROZEN:
                 dense.get_parameter("weight").requires_grad_(
                     False
                 )  # and train the bias, as in all rows
@@ -165,19 +168,31 @@ def definitions(row: Row, width: float) -> dict[str, object]:
 def low_rank(dense: nn.Module, rank: int) -> nn.Sequential:
     """Two layers whose product is a weight of this rank, as a matrix of outputs by the rest.
 
-    The smallest rank, 1, has far more numbers than the generators it stands beside: 5,824 for
-    the convolutions of AlexNet, 25,600 for those of VGG-16, 8,192 for FC2.
+    The rank is the smallest that has at least as many numbers as a generator. Already 1 has
+    far more than any generator of the table: 5,824 for the convolutions of AlexNet, 25,600 for
+    those of VGG-16, 8,192 for FC2.
     """
     if isinstance(dense, nn.Linear):
         return nn.Sequential(
             nn.Linear(dense.in_features, rank, bias=False), nn.Linear(rank, dense.out_features)
         )
     assert isinstance(dense, nn.Conv2d)
-    assert isinstance(dense.padding, tuple)
-    first = nn.Conv2d(dense.in_channels, rank, 3, stride=1, padding=dense.padding[0], bias=False)
-    return nn.Sequential(first, nn.Conv2d(rank, dense.out_channels, 1))
+    return nn.Sequential(
+        nn.Conv2d(dense.in_channels, rank, 3, padding=1, bias=False),
+        nn.Conv2d(rank, dense.out_channels, 1),
+    )
 
 
 def count_cores(model: nn.Module) -> int:
     """Numbers that the generated weights of a model are generated from; 0 in other rows."""
     return sum(core.numel() for each in generated(model) for core in each.cores().values())
+
+
+def count_factors(row: Row, width: float) -> int:
+    """Numbers that the weights of a row at low rank are products of; 0 in other rows."""
+    if row.layers is None or row.architecture != LOW_RANK:
+        return 0
+    with torch.device("meta"):
+        model = build(row, width)
+    replaced = (model.get_submodule(name) for name in LAYERS[row.layers].names)
+    return sum(p.numel() for module in replaced for p in module.parameters() if p.ndim > 1)

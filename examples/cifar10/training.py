@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from examples.cifar10.data import Cifar10, write_whole
 from examples.cifar10.rows import Row, build, count_cores
+from tncompile.nn.errors import CheckpointError
 from tncompile.nn.training import parameter_groups
 
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -72,7 +75,20 @@ def train(
     checkpoint: Path,
     bar: tqdm[None],
 ) -> Outcome:
-    """Train a row from a seed, from its checkpoint if there is one, and test it once at the end."""
+    """Train a row from a seed, and test it once at the end.
+
+    Args:
+        row: what is trained.
+        seed: of all that is random.
+        recipe: how; `data` are all images that it means.
+        data: images to train and to test.
+        device: where.
+        checkpoint: the file to go on from if it exists, and to write after each epoch.
+        bar: moved by one for each step.
+
+    Raises:
+        CheckpointError: the file is not one that this run has written.
+    """
     torch.manual_seed(seed)
     model = build(row, recipe.width).to(device)
     optimizer = torch.optim.AdamW(
@@ -93,9 +109,8 @@ def train(
     losses: list[float] = []
     seconds: list[float] = []
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        losses, seconds = state["losses"], state["seconds"]
-        _restore(state, model, optimizer, schedule, draws)
+        losses, seconds = _resume(checkpoint, device, model, optimizer, schedule, draws)
+        bar.update(len(losses) * math.ceil(count / recipe.batch))
     images = data.train_images.to(device)
     labels = data.train_labels.to(device)
     for epoch in range(len(losses), recipe.epochs):
@@ -103,7 +118,7 @@ def train(
         model.train()
         total = torch.zeros((), device=device)
         order = torch.randperm(count, generator=draws)
-        for batch in order.split(recipe.batch):
+        for batch in torch.split(order, recipe.batch):
             inputs = augmented(images[batch.to(device)], draws)
             with autocast(device, recipe.precision):
                 logits = model(inputs)
@@ -111,7 +126,7 @@ def train(
                     logits, labels[batch.to(device)], label_smoothing=recipe.label_smoothing
                 )
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             total += loss.detach() * len(batch)
@@ -119,8 +134,8 @@ def train(
         losses.append(float(total) / count)
         seconds.append(time.perf_counter() - start)
         bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.3f}")
-        state = _state(model, optimizer, schedule, draws, losses, seconds)
-        write_whole(checkpoint, lambda file, state=state: torch.save(state, file))
+        state = _state(device, model, optimizer, schedule, draws, losses, seconds)
+        write_whole(checkpoint, partial(torch.save, state))
     with autocast(device, recipe.precision):
         share = accuracy(model, data.test_images.to(device), data.test_labels.to(device))
     return Outcome(
@@ -165,9 +180,9 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of the images that the model recognises."""
     model.eval()
     right = 0
-    for batch, wanted in zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True):
-        guesses = model(scaled(batch)).argmax(dim=1)
-        right += int((guesses == wanted).sum())
+    for batch in torch.split(torch.arange(len(labels), device=labels.device), TEST_BATCH):
+        guesses = model(scaled(images[batch])).argmax(dim=1)
+        right += int((guesses == labels[batch]).sum())
     return right / len(labels)
 
 
@@ -178,6 +193,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def _state(
+    device: torch.device,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
@@ -186,31 +202,45 @@ def _state(
     seconds: list[float],
 ) -> dict[str, Any]:
     """Everything that the rest of a run depends on."""
-    on_gpu = torch.cuda.is_available()
-    return {
+    state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "draws": draws.get_state(),
         "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if on_gpu else [],
         "losses": losses,
         "seconds": seconds,
     }
+    if device.type == "cuda":
+        state["random_cuda"] = torch.cuda.get_rng_state(device)
+    return state
 
 
-def _restore(
-    state: dict[str, Any],
+def _resume(
+    checkpoint: Path,
+    device: torch.device,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     draws: torch.Generator,
-) -> None:
-    """Set everything to where a checkpoint was written."""
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    draws.set_state(state["draws"].cpu())
-    torch.set_rng_state(state["random"].cpu())
-    if state["random_cuda"]:
-        torch.cuda.set_rng_state_all([each.cpu() for each in state["random_cuda"]])
+) -> tuple[list[float], list[float]]:
+    """Set everything to where a checkpoint was written: losses and seconds of the epochs so far.
+
+    Raises:
+        CheckpointError: the file is not one that this run has written.
+    """
+    try:
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        draws.set_state(state["draws"].cpu())
+        torch.set_rng_state(state["random"].cpu())
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)
+        return state["losses"], state["seconds"]
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint} cannot be continued ({reason}): delete it, and the run starts over"
+        ) from error
