@@ -39,7 +39,7 @@ def test_counts_are_those_of_the_paper(name: str, count: int) -> None:
     with torch.device("meta"):
         dense = build(ROWS[f"{row.model}-dense"])
     module: Any = tncompile.load(HERE / layers.source, definitions=definitions(row, 1.0))
-    made = [cls() for cls in vars(module).values() if hasattr(cls, "replaces")]
+    made: list[Any] = [cls() for cls in vars(module).values() if getattr(cls, "replaces", "")]
     assert [each.replaces for each in made] == list(layers.names)
     for each in made:
         gone = dense.get_submodule(each.replaces)
@@ -48,7 +48,7 @@ def test_counts_are_those_of_the_paper(name: str, count: int) -> None:
     # The one that no brick wall has, see alexnet_convs.tn.
     ours = 688 if name == "alexnet-conv-brickwall" else count
     assert sum(p.numel() for each in made for p in each.generator.parameters()) == ours
-    weights = sum(dense.get_submodule(each).weight.numel() for each in layers.names)
+    weights = sum(dense.get_parameter(f"{each}.weight").numel() for each in layers.names)
     assert weights == (1_548_288 if row.model == "alexnet" else layers.dense)
 
 
