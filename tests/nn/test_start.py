@@ -55,7 +55,7 @@ def test_what_a_tree_can_make_is_found_exactly(source: str) -> None:
     weight = maker().detach()
     if "aTTN" in source:  # mixers begin as the identity, and the tree is found between them
         with torch.no_grad():
-            maker.U3.copy_(torch.eye(4, dtype=torch.float64).reshape(2, 2, 2, 2))
+            maker.U2.copy_(torch.eye(4, dtype=torch.float64).reshape(2, 2, 2, 2))
         weight = maker().detach()
     found = module.AWeight(dtype=torch.float64)
     tolerance = 1e-7 if "Shared" not in source else 1.0
