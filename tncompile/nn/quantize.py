@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import Generated, generated, layer_of
-from tncompile.nn.parametrised import on, put_on, take_off, weight_name, worn
+from tncompile.nn.parametrised import full_name, on, put_on, take_off, worn
 
 
 def levels(bits: int) -> int:
@@ -142,7 +142,7 @@ def quantize(model: nn.Module, bits: int = 8, *, clip: float = 1.0) -> None:
     for found in generated(model):
         for core, stacked in stacked_axes(found).items():
             if on(found, core, FakeQuantize) is not None:
-                name = f"{weight_name(found)}.{core}"
+                name = f"{full_name(found)}.{core}"
                 raise ModelError(f"{name} is quantised already: call dequantize(model) first")
             wanted.append((found, core, stacked))
     if not wanted:
@@ -184,7 +184,7 @@ def quantized_cores(model: nn.Module) -> dict[str, Quantized]:
     made = {}
     for found, core, quantiser in _quantised(model):
         value = unrounded(found, core)
-        name = f"{weight_name(found)}.{core}"
+        name = f"{full_name(found)}.{core}"
         if not torch.isfinite(value).all():
             raise ModelError(f"{name} is not finite")
         made[name] = quantiser.rounded(value.cpu())
