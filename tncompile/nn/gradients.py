@@ -17,14 +17,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import Generated, generated, layer_of
-from tncompile.nn.parametrised import full_name
 
 RATIOS = (1e-7, 1e3)
 DEVIATIONS = (1e-2, 1e2)
@@ -77,10 +75,11 @@ class GradientTable:
     @property
     def flagged(self) -> tuple[CoreScale | LayerScale, ...]:
         """The rows with a flag."""
-        return tuple(row for row in (*self.cores, *self.layers) if row.flag)
+        rows: tuple[CoreScale | LayerScale, ...] = (*self.cores, *self.layers)
+        return tuple(row for row in rows if row.flag)
 
     def __str__(self) -> str:
-        rows = [("weight", "layer", "core", "norm", "gradient", "ratio", "")]
+        rows: list[tuple[str, ...]] = [("weight", "layer", "core", "norm", "gradient", "ratio", "")]
         for core in self.cores:
             numbers = (core.norm, core.gradient, core.ratio)
             texts = ["-" if n is None else f"{n:.2e}" for n in numbers]
@@ -128,7 +127,7 @@ def _core_scales(found: Generated) -> list[CoreScale]:
     for name, core in found.cores().items():
         stage = stages.get(name) or int(name.partition(".")[0].removeprefix("act"))
         gradient = None if core.grad is None else float(core.grad.double().norm())
-        row = CoreScale(full_name(found), name, stage, float(core.double().norm()), gradient, "")
+        row = CoreScale(found.shown, name, stage, float(core.double().norm()), gradient, "")
         flag = "" if row.ratio is None else _flag((row.ratio,), RATIOS)
         flag = flag if math.isfinite(row.norm) else "NaN"
         rows.append(CoreScale(row.weight, name, stage, row.norm, gradient, flag))
@@ -137,7 +136,7 @@ def _core_scales(found: Generated) -> list[CoreScale]:
 
 def _layer_scales(found: Generated) -> list[LayerScale]:
     probe = _Probe(found.values())
-    calibrate = cast(Callable[[_Probe], None], type(found.generator).calibrate)
+    calibrate: Callable[[_Probe], None] = getattr(type(found.generator), "calibrate")  # noqa: B009
     calibrate(probe)
     rows = []
     for number, deviations in enumerate(probe.deviations, start=1):
@@ -145,7 +144,7 @@ def _layer_scales(found: Generated) -> list[LayerScale]:
         ends = min(values), max(values)
         if not all(map(math.isfinite, values)):
             ends = math.nan, math.nan
-        rows.append(LayerScale(full_name(found), number, *ends, _flag(ends, DEVIATIONS)))
+        rows.append(LayerScale(found.shown, number, *ends, _flag(ends, DEVIATIONS)))
     return rows
 
 

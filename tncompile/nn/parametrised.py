@@ -20,11 +20,6 @@ from tncompile.nn.generated import Generated, chain, core_names
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
 
-def full_name(found: Generated) -> str:
-    """How a generated weight is called in tables and errors: `encoder.fc.weight`."""
-    return f"{found.name}.{found.parameter}".lstrip(".")
-
-
 def put_on(found: Generated, core: str, module: nn.Module) -> None:
     """Parametrise a core, after whatever parametrises it already."""
     owner, leaf = found.place(core)
