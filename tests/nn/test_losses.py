@@ -186,7 +186,7 @@ def assert_gradients(model: nn.Module, value: Callable[[nn.Module], Tensor]) -> 
         return found
 
     # Of a sum that is far above 1, rounding alone would be seen in a difference quotient.
-    scaled = (p.detach() * (0.5 / p.detach().square().mean().sqrt()) for p in own.values())
+    scaled = (p.detach() * (0.2 / p.detach().square().mean().sqrt()) for p in own.values())
     start = tuple(p.requires_grad_() for p in scaled)
     assert torch.autograd.gradcheck(call, start, rtol=1e-6, atol=1e-8)
     assert torch.autograd.gradgradcheck(call, start, rtol=1e-6, atol=1e-8)
