@@ -16,7 +16,7 @@ LAYERS = {
     "mera": "Linear(12, 10) from MERA(latent = 3) { activation = prelu }",
     "groups": "Linear(8, 12) from MERA(latent = 2) { groups = 3  activation = swish }",
     "shared": "Linear(16, 16) from SharedMERA(latent = 3)",
-    "tree": "Linear(27, 27) from TTN3(latent = 2) { modes = fold(3) }",
+    "tree": "Linear(27, 27) from TTN3(latent = 1) { modes = fold(3) }",
     "wall": "Linear(8, 8) from BrickWall(depth = 2) { activation = tanh }",
     "shapes": "Linear(12, 6) from MERA(latent = 2) { modes = [o as (2, 3), i as (3, 2, 2)] }",
     "ring": "Linear(16, 16) from TR(rank = 3)",

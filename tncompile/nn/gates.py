@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import generated, layer_of
-from tncompile.nn.parametrised import on, put_on, take_off, weight_name, worn
+from tncompile.nn.parametrised import on, put_on, take_off, worn
 from tncompile.nn.training import identity_like, mixers
 
 
@@ -48,7 +48,7 @@ def add_gates(model: nn.Module) -> dict[str, nn.Parameter]:
     wanted = []
     for found in generated(model):
         for core in mixers(layer_of(found.generator)):
-            name = f"{weight_name(found)}.{core}"
+            name = f"{found.shown}.{core}"
             if on(found, core, Gate) is not None:
                 raise ModelError(f"{name} has gates already")
             if worn(found, core):
@@ -62,7 +62,7 @@ def add_gates(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def gates(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The gates of a model, by weight and parameter: `encoder.fc.weight.U1`.
+    """The gates of a model, by weight and parameter: `encoder.fc.U1`.
 
     Each has one number for each core of its parameter, shape (cores,), or (groups, cores) with
     row groups; number k belongs to the core in slot k of the layer's stage.
@@ -72,7 +72,7 @@ def gates(model: nn.Module) -> dict[str, nn.Parameter]:
         for core in one.cores():
             gate = on(one, core, Gate)
             if gate is not None:
-                found[f"{weight_name(one)}.{core}"] = gate.gate
+                found[f"{one.shown}.{core}"] = gate.gate
     return found
 
 

@@ -20,15 +20,10 @@ from tncompile.nn.generated import Generated, chain, core_names
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
 
-def weight_name(found: Generated) -> str:
-    """How a generated weight is called in tables and errors: `encoder.fc.weight`."""
-    return f"{found.name}.{found.parameter}".lstrip(".")
-
-
 def put_on(found: Generated, core: str, module: nn.Module) -> None:
     """Parametrise a core, after whatever parametrises it already."""
     owner, leaf = found.place(core)
-    _own_class(owner)
+    own_class(owner)
     parametrize.register_parametrization(owner, leaf, module)
 
 
@@ -49,7 +44,7 @@ def take_off(
 ) -> None:
     """Take parametrisations of this class off a core, and write a value into it."""
     owner, leaf = found.place(core)
-    _own_class(owner)
+    own_class(owner)
     left = [m for m in worn(found, core) if not isinstance(m, kind)]
     if value is not None:
         found.cores()[core].copy_(value)
@@ -63,7 +58,7 @@ def take_off(
     owner._parameters.update(own)
 
 
-def _own_class(module: nn.Module) -> None:
+def own_class(module: nn.Module) -> None:
     """Give a parametrised module a class that no copy of it shares.
 
     PyTorch makes a class for each parametrised module and writes properties into it; a deep copy

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import Generated, generated, layer_of
-from tncompile.nn.parametrised import on, put_on, take_off, weight_name, worn
+from tncompile.nn.parametrised import on, put_on, take_off, worn
 
 
 def levels(bits: int) -> int:
@@ -142,7 +142,7 @@ def quantize(model: nn.Module, bits: int = 8, *, clip: float = 1.0) -> None:
     for found in generated(model):
         for core, stacked in stacked_axes(found).items():
             if on(found, core, FakeQuantize) is not None:
-                name = f"{weight_name(found)}.{core}"
+                name = f"{found.shown}.{core}"
                 raise ModelError(f"{name} is quantised already: call dequantize(model) first")
             wanted.append((found, core, stacked))
     if not wanted:
@@ -176,7 +176,7 @@ def freeze_quantized(model: nn.Module) -> None:
 
 @torch.no_grad()
 def quantized_cores(model: nn.Module) -> dict[str, Quantized]:
-    """The quantised parameters of a model, on the CPU, by weight and name: `fc.weight.V1`.
+    """The quantised parameters of a model, on the CPU, by weight and name: `fc.V1`.
 
     Raises:
         ModelError: nothing is quantised, or a core is not finite.
@@ -184,7 +184,7 @@ def quantized_cores(model: nn.Module) -> dict[str, Quantized]:
     made = {}
     for found, core, quantiser in _quantised(model):
         value = unrounded(found, core)
-        name = f"{weight_name(found)}.{core}"
+        name = f"{found.shown}.{core}"
         if not torch.isfinite(value).all():
             raise ModelError(f"{name} is not finite")
         made[name] = quantiser.rounded(value.cpu())
