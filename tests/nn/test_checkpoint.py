@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 from tests.nn.dense import LAYERS, Net, inputs, net, same, state
-from tncompile import driver
 from tncompile.nn import (
     CheckpointError,
     ModelError,
@@ -55,7 +55,7 @@ def test_the_same_cores_give_the_same_bytes(tmp_path: Path) -> None:
     load_cores(again, paths[0])
     save_cores(again, paths[1])
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert len(paths[0].read_bytes()) < 8192
+    assert len(paths[0].read_bytes()) < 12288  # float64, and the sources
 
 
 def test_the_rest_of_the_model_comes_along_if_asked_for(tmp_path: Path) -> None:
@@ -72,14 +72,13 @@ def test_the_rest_of_the_model_comes_along_if_asked_for(tmp_path: Path) -> None:
 
 def test_imported_sources_are_part_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "more.tn").write_text(
-        'import "../size.tn"\ntopology T() { root dense(n) until full { expand all } }'
-    )
+    tree = "topology T(m) { root dense(min(m, n))  until full { expand all } }"
+    (tmp_path / "deep" / "more.tn").write_text(f'import "../size.tn"\n{tree}')
     (tmp_path / "size.tn").write_text("let n = 3\n")
-    main = tmp_path / "main.tn"
-    main.write_text('import "deep/more.tn"\nimport "size.tn"\n' + UP.replace("MERA(3)", "T()"))
+    main, up = tmp_path / "main.tn", UP.replace("MERA(3)", "T(m)")
+    main.write_text(f'import "deep/more.tn"\nlet m = 3\n{up}')
     model, path = net(), tmp_path / "cores.safetensors"
-    compress(model, main, definitions={"n": 2})
+    compress(model, main, definitions={"m": 2})
     save_cores(model, path)
     for file in tmp_path.rglob("*.tn"):
         file.unlink()
@@ -115,7 +114,7 @@ def test_an_interrupted_save_leaves_what_was_there(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver.os, "replace", stop)
+    monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         save_cores(model, path)
     assert path.read_bytes() == before
@@ -134,9 +133,10 @@ def _plain(path: Path) -> None:
     safetensors.torch.save_file({"up.root": torch.zeros(2, 2, 2)}, path)
 
 
-def _edited(
-    change: Callable[[dict[str, torch.Tensor], dict[str, object]], object],
-) -> Callable[[Path], None]:
+Change = Callable[[dict[str, torch.Tensor], dict[str, Any]], object]
+
+
+def _edited(change: Change) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         read = read_tensors(path)
         config = json.loads(read.metadata["tncompile"])
@@ -144,6 +144,12 @@ def _edited(
         safetensors.torch.save_file(read.tensors, path, {"tncompile": json.dumps(config)})
 
     return edit
+
+
+def _renamed(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    config["modules"] = {"nowhere": config["modules"]["up"]}
+    for name in list(tensors):
+        tensors[name.replace("up.", "nowhere.")] = tensors.pop(name)
 
 
 def _gone(path: Path) -> None:
@@ -164,14 +170,7 @@ def _gone(path: Path) -> None:
         (_edited(lambda t, c: c.pop("modules")), "is broken"),
         (_edited(lambda t, c: c.update(sources=[{}])), "not in the form"),
         (
-            _edited(
-                lambda t, c: (
-                    c.update(modules={"nowhere": c["modules"]["up"]})
-                    or [  # type: ignore[index,func-returns-value]
-                        t.update({n.replace("up.", "nowhere."): t[n]}) for n in list(t)
-                    ]
-                )
-            ),
+            _edited(_renamed),
             "has cores of `nowhere`, which the model does not have",
         ),
     ],
@@ -183,8 +182,6 @@ def test_broken_files_change_nothing(
     save_cores(compressed(UP), path)
     spoil(path)
     for model in (net(1), compressed(UP, seed=1)):
-        if "nowhere" in message or "nowhere" in str(spoil):
-            model = net(1)
         kept = state(model)
         with pytest.raises(CheckpointError, match=message):
             load_cores(model, path)
@@ -281,7 +278,7 @@ def test_files_run_nothing(tmp_path: Path) -> None:
 def test_keys_that_are_not_there(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file({"up.weight": torch.zeros(2), "up.bias": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="no tensor `up.weigth`; the nearest name"):
+    with pytest.raises(CheckpointError, match=r"no tensor `up\.weigth`; the nearest name"):
         read_tensor(path, "up.weigth")
     with pytest.raises(CheckpointError, match="holds 2 tensors; say which"):
         read_tensor(path, None)

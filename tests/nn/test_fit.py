@@ -102,7 +102,7 @@ def test_inputs_decide_which_errors_matter() -> None:
     assert relative_error(aware().detach(), wanted) > relative_error(plain().detach(), wanted)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -113,10 +113,10 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_been(entries: int | None, tmp_pa
 
     def kill(point: Point) -> None:
         if point.step == 40:
-            raise Killed
+            raise KilledError
 
     path, made = tmp_path / "fit.part", generator()
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(made, target(), settings, checkpoint=path, progress=kill)
     assert path.exists()
     seen: list[int] = []
@@ -133,9 +133,9 @@ def test_checkpoints_of_other_fits_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "fit.part"
 
     def kill(_: Point) -> None:
-        raise Killed
+        raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(generator(), target(), QUICK, checkpoint=path, progress=kill)
     kept = path.read_bytes()
     others = [
@@ -188,7 +188,7 @@ def test_bad_input() -> None:
         {"start": "cold"},
     ):
         with pytest.raises(ModelError, match=f"{next(iter(bad))} is"):
-            Settings(**bad)  # type: ignore[arg-type]
+            Settings(**bad)
 
 
 def test_a_fit_that_runs_away_says_so_and_keeps_the_cores() -> None:

@@ -20,11 +20,11 @@ from tncompile.cli.commands import (
 )
 from tncompile.diagnostics import nearest
 from tncompile.driver import Compiled, compile_source
-from tncompile.graph.ir import Layer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tncompile.graph.ir import Layer
     from tncompile.nn.fit import Fitted, Point
 
 
@@ -44,12 +44,12 @@ def fit(given: argparse.Namespace) -> int:
 
 
 def _fit(given: argparse.Namespace) -> int:
-    import torch
-
     from tncompile.api import module_of
     from tncompile.nn import fit as fitting
     from tncompile.nn.checkpoint import write_cores
+    from tncompile.nn.files import on_device, read_tensor
     from tncompile.nn.generated import Generated
+    from tncompile.nn.moments import moments_of
     from tncompile.nn.start import check_finite
 
     settings = fitting.Settings(
@@ -72,14 +72,12 @@ def _fit(given: argparse.Namespace) -> int:
     layer = _layer(compiled, given.layer)
     key, weight = _weight(given.weights, layer)
     check_finite(weight, key)
-    try:
-        device = torch.device(given.on)
-        weight = weight.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--on {given.on}: {str(error).splitlines()[0]}") from None
-    moments = None if given.inputs is None else _moments(given.inputs)
+    weight = on_device(weight, given.on)
+    moments = None if given.inputs is None else moments_of(read_tensor(*_split(given.inputs)))
     module = module_of(compiled)
-    generator = getattr(module, f"{layer.class_name}Weight")(device=device, dtype=weight.dtype)
+    generator = getattr(module, f"{layer.class_name}Weight")(
+        device=weight.device, dtype=weight.dtype
+    )
     checkpoint = Path(f"{output}.part")
     if checkpoint.exists():
         say(f"going on from {checkpoint}")
@@ -144,18 +142,6 @@ def _weight(given: str, layer: Layer) -> tuple[str, Tensor]:
     if not weight.is_floating_point():
         raise UsageError(f"{given} is {weight.dtype}; a weight is of floating-point numbers")
     return key or "weight", weight
-
-
-def _moments(given: str) -> Tensor:
-    """The second moments of inputs, one a row."""
-    from tncompile.nn.errors import CheckpointError
-    from tncompile.nn.files import read_tensor
-
-    rows = read_tensor(*_split(given))
-    if rows.ndim != 2 or not rows.shape[0]:
-        raise CheckpointError(f"{given} has shape {tuple(rows.shape)}; it is one input a row")
-    rows = rows.double()
-    return rows.mT @ rows / rows.shape[0]
 
 
 def _picture(layer: Layer, fitted: Fitted) -> str:

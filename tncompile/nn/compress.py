@@ -31,6 +31,7 @@ from tncompile.nn.modules import (
     weight_name,
 )
 from tncompile.nn.names import matching, near
+from tncompile.nn.parametrised import own_class
 from tncompile.nn.start import START, start_from
 from tncompile.nn.summary import Summary, summarise
 
@@ -332,6 +333,7 @@ def _install(model: nn.Module, places: list[Place], made: list[nn.Module]) -> No
             if place.how == "replace":
                 set_module(model, place.name, new)
             else:
+                own_class(place.module)
                 parametrize.register_parametrization(place.module, place.parameter, new)
     except BaseException:
         for step in reversed(undo):

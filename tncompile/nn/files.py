@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,14 @@ from tncompile.nn.names import near
 
 _PICKLED = (".pt", ".pth", ".bin")
 _NUMPY = (".npy", ".npz")
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +54,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Tensors:
             return Tensors(_read_numpy(path), {})
         if path.suffix in _PICKLED:
             return Tensors(_read_pickled(path), {})
-    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read; it may be cut short: {reason}") from None
     return _read_safetensors(path)
@@ -68,6 +77,18 @@ def read_tensor(path: str | os.PathLike[str], key: str | None) -> Tensor:
         helps = near(key, tensors) or f"; it holds {len(tensors)}, the first are {few}"
         raise CheckpointError(f"{path} has no tensor `{key}`{helps}")
     return tensors[key]
+
+
+def on_device(tensor: Tensor, device: str) -> Tensor:
+    """A tensor on a device.
+
+    Raises:
+        CheckpointError: there is no such device.
+    """
+    try:
+        return tensor.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"no device {device!r}: {str(error).splitlines()[0]}") from None
 
 
 def write_tensors(

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from tncompile.graph.ir import Layer
 from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import Generated
+from tncompile.nn.parametrised import own_class
 
 _CLASSES: dict[str, tuple[type[nn.Module], ...]] = {
     "linear": (nn.Linear,),
@@ -132,6 +133,7 @@ def _arguments(made: type[nn.Module], settings: dict[str, object]) -> dict[str, 
 def bake(found: Generated) -> None:
     """Give a parametrised module its dense weight back."""
     learns = any(core.requires_grad for core in found.cores().values())
+    own_class(found.module)
     parametrize.remove_parametrizations(found.module, found.parameter, leave_parametrized=True)
     getattr(found.module, found.parameter).requires_grad_(learns)
 

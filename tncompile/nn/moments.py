@@ -103,6 +103,18 @@ def _windows(module: nn.Module, value: Tensor) -> Tensor:
     return windows[0] if groups == 1 else windows
 
 
+def moments_of(rows: Tensor) -> Tensor:
+    """Second moments of inputs given one a row, shape (n, i): shape (i, i), float64.
+
+    Raises:
+        ModelError: there is not one input a row.
+    """
+    if rows.ndim != 2 or not rows.shape[0]:
+        raise ModelError(f"inputs of shape {tuple(rows.shape)}; they are (n, i), one a row")
+    rows = rows.detach().double()
+    return rows.mT @ rows / rows.shape[0]
+
+
 def check_moments(moments: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse moments that do not belong to a weight of some shape.
 

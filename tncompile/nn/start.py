@@ -118,7 +118,7 @@ def _calibrate(generator: nn.Module, layer: Layer, weight: Tensor, deviation: fl
 
 def relative_error(made: Tensor, weight: Tensor) -> float:
     """|made - weight| / |weight|, Frobenius; infinite if it is no number."""
-    error = torch.linalg.vector_norm((made - weight).double())
-    size = torch.linalg.vector_norm(weight.double())
+    error = torch.linalg.vector_norm((made - weight).detach().double())
+    size = torch.linalg.vector_norm(weight.detach().double())
     found = float(error / size) if float(size) else float(error)
     return found if found == found else float("inf")
