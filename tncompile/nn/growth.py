@@ -106,7 +106,7 @@ def grow(
         model: a model with generated weights, drop-in modules or parametrised ones.
         source_or_definitions: new values for lets of the layers' own sources (`{"chi": 4}`), or a
             path or text whose layers of the same names are the larger ones.
-        names: modules whose weights shall grow; all that can if not given.
+        names: modules whose weights shall grow, as names or patterns; all that can if not given.
         noise: size of new entries that are not zero, in units of the root mean square of their
             core. Where k legs share a bond each gets `noise^(1/k)`, the one stop left out.
         optimizer: goes on with the new cores: states are carried over, zero for new entries,

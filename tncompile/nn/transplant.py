@@ -26,6 +26,7 @@ from tncompile.driver import Options, compile_source
 from tncompile.graph.ir import Core, Layer
 from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import Generated, core_names, generated
+from tncompile.nn.names import matching, near
 from tncompile.source import SourceFile
 
 
@@ -93,24 +94,26 @@ def recompiled(source: SourceFile, options: Options) -> ModuleType:
 
 
 def chosen(model: nn.Module, names: Sequence[str] | None) -> list[Generated]:
-    """The generated weights of a model, or those of the modules named.
+    """The generated weights of a model, or those whose modules match one of these names.
 
     Raises:
-        ModelError: the model has none, or none of a name that is given.
+        ModelError: the model has none, or a name matches none.
     """
     every = list(generated(model))
     if not every:
         raise ModelError("no weight of this model is generated; `compress` makes some so")
     if names is None:
         return every
-    if isinstance(names, str):
-        raise ModelError(f"names is a list of modules: [{names!r}], not {names!r}")
     known = list(dict.fromkeys(found.name for found in every))
-    for name in names:
-        if name not in known:
-            shown = ", ".join(map(repr, known))
-            raise ModelError(f"no generated weight in a module {name!r}; there are {shown}")
-    return [found for found in every if found.name in names]
+    wanted: set[str] = set()
+    for pattern in [names] if isinstance(names, str) else names:
+        matched = matching(pattern, known)
+        if not matched:
+            raise ModelError(
+                f"no module with a generated weight is called `{pattern}`{near(pattern, known)}"
+            )
+        wanted |= set(matched)
+    return [found for found in every if found.name in wanted]
 
 
 def check_plain(found: Generated) -> None:
