@@ -312,4 +312,4 @@ def _new_entries(core: Core, source: Tensor, target: Tensor, along: Sequence[flo
 def _root_mean_square(core: Tensor, lead: int) -> Tensor:
     """Of each row group's core on its own."""
     kept = core.reshape(*core.shape[:lead], -1).square().mean(-1).sqrt()
-    return kept.reshape(*core.shape[:lead], *[1] * (core.ndim - lead))
+    return kept.reshape((*core.shape[:lead], *[1] * (core.ndim - lead)))

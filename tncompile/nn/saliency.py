@@ -27,7 +27,7 @@ from tncompile.nn.transplant import Exchange, Move, leading
 
 
 def saliency(model: nn.Module) -> dict[str, dict[str, float]]:
-    """sum |C * dL/dC| of each core, by the names of modules and cores, after a backward pass.
+    """For each core sum |C * dL/dC|, by the names of modules and cores, after a backward pass.
 
     Cores without a gradient are left out. Rescaling two cores of a stage by s and 1/s leaves the
     weight as it is, and these sums too.
@@ -55,7 +55,7 @@ def growth_gain(
     *,
     names: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """sum (dL/dC_new)^2 of each weight that would grow, by the names of modules.
+    """For each weight that would grow sum (dL/dC_new)^2, by the names of modules.
 
     A copy of the model grows as `grow` would let it, with new parts as large as the cores
     (noise = 1; the loss stays the same), and the loss is differentiated there. The model, its

@@ -138,8 +138,9 @@ def check_plain(found: Generated) -> None:
     wanted = _drop_in(found.generator)
     if type(found.module) is not wanted:
         raise ModelError(
-            f"{name} is a {type(found.module).__name__}, not a {wanted.__name__} as it was "
-            "compiled: a subclass, or parametrised on its own; exchange cores before that"
+            f"{name} is of class {type(found.module).__name__}, not the {wanted.__name__} that "
+            "belongs to its generator: a subclass of it, or parametrised itself; change its cores "
+            "before that"
         )
 
 
