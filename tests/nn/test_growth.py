@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import warnings
 from collections.abc import Callable
 from types import ModuleType
 
@@ -22,6 +21,7 @@ from tests.reference import Row
 from tests.strategies import rows
 from tncompile.graph.activations import ACTIVATIONS
 from tncompile.nn.errors import ModelError
+from tncompile.nn.gates import add_gates
 from tncompile.nn.generated import generated, layer_of
 from tncompile.nn.growth import grow
 
@@ -29,12 +29,12 @@ FLOAT = torch.float64
 PHASES = [Phase.explicit, Phase.generate]
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::tncompile.CompileWarning")
+
+
 @pytest.fixture(autouse=True)
-def _quiet() -> object:
+def _seeded() -> None:
     torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", tncompile.CompileWarning)
-        yield
 
 
 def made(text: str, how: str = "replace") -> nn.Module:
@@ -623,7 +623,10 @@ def test_other_parametrisations_are_refused() -> None:
 
     model = mlp()
     parametrize.register_parametrization(model[0].generator, "V1", Half())
-    assert_unchanged(model, None, {"chi": 4}, "the cores of module '0' are parametrised")
+    assert_unchanged(model, None, {"chi": 4}, "core V1 of `0` is parametrised by Half")
+    model = mlp()
+    add_gates(model)
+    assert_unchanged(model, None, {"chi": 4}, "core U1 of `0` is parametrised by Gate")
     model = mlp()
     parametrize.register_parametrization(model[0], "bias", Half())
     assert_unchanged(model, None, {"chi": 4}, "not the A that belongs")
@@ -633,7 +636,7 @@ def test_tied_cores_are_refused() -> None:
     model = mlp()
     model.append(nn.Module())
     model[3].register_parameter("tied", model[0].generator.root)
-    assert_unchanged(model, None, {"chi": 4}, "core root of module '0' is a parameter of another")
+    assert_unchanged(model, None, {"chi": 4}, "core root of `0` is a parameter of another")
     model = mlp()
     twin = type(model[0])()
     twin.generator = model[0].generator

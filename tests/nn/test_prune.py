@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from tests.nn.models import HOWS, LAYERS, emitted, network, weight_of
+from tests.nn.models import HOWS, emitted, network, weight_of
 from tncompile.graph.ir import CoreKind
 from tncompile.nn.errors import ModelError
+from tncompile.nn.gates import add_gates, gates
 from tncompile.nn.generated import Generated, generated, layer_of
 from tncompile.nn.prune import prune
+from tncompile.nn.quantize import quantize
 from tncompile.nn.training import identity_like, mixers
 
 TOKENS = torch.tensor([[0, 3, 6], [1, 1, 2]])
-WITH_MIXERS = [name for name in LAYERS if name not in ("tree", "ring")]
+WITH_MIXERS = ("mera", "groups", "shared", "wall", "shapes")
 
 
 def one(model: nn.Module) -> Generated:
@@ -178,6 +180,50 @@ def test_optimiser_states(kind: str, how: str) -> None:
                 core[fixed[name]] = identities[name][fixed[name]]
         ours, theirs = weight_of(model[1]), weight_of(other[1])
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("name", ["mera", "groups", "shared"])
+def test_small_gates(name: str, how: str) -> None:
+    """A gate of 0 makes any mixer the identity; gates of what is pruned are folded."""
+    model = network(name, how)
+    set_mixers(model, [0.8])
+    last, *others = reversed(add_gates(model).values())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    step(model, optimizer)
+    with torch.no_grad():
+        for gate in others:
+            gate.fill_(0.5)
+        last.fill_(0.0)
+    before = weight_of(model[1]).detach().clone()
+    report = prune(model, threshold=0.01, optimizer=optimizer)
+    assert len(report.layers[0].removed) == {"mera": 3, "groups": 2, "shared": 3}[name]
+    assert gates(model) == {}
+    torch.testing.assert_close(weight_of(model[1]), before, rtol=1e-12, atol=1e-13)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, params)) == sorted(map(id, model.parameters()))
+    assert set(optimizer.state) <= set(params)
+    (left,) = mixers(layer_of(one(model).generator))
+    assert float(optimizer.state[one(model).cores()[left]]["exp_avg"].abs().max()) > 0.0
+    step(model, optimizer)
+
+
+def test_gates_stay_where_nothing_is_pruned() -> None:
+    model = network("mera")
+    set_mixers(model, [0.8])
+    own = add_gates(model)
+    assert prune(model, threshold=0.01).layers[0].removed == ()
+    assert {n: id(g) for n, g in gates(model).items()} == {n: id(g) for n, g in own.items()}
+
+
+def test_quantised_cores_are_refused() -> None:
+    model = network("mera")
+    set_mixers(model, [0.0])
+    quantize(model)
+    before = [id(p) for p in model.parameters()]
+    with pytest.raises(ModelError, match="take fake quantisation off"):
+        prune(model, threshold=0.1)
+    assert before == [id(p) for p in model.parameters()]
 
 
 @pytest.mark.parametrize("threshold", [-0.1, float("nan"), float("inf")])

@@ -29,6 +29,7 @@ those are not zero any more.
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tncompile.api import CompileWarning
+from tncompile.diagnostics import render_all
 from tncompile.driver import Compiled, source_from
 from tncompile.graph.ir import Core, CoreKind, Layer
 from tncompile.nn.correspond import (
@@ -86,7 +89,7 @@ class Growth:
     def __str__(self) -> str:
         """A line for each layer."""
         return "\n".join(
-            f"{own.name or own.layer}: {own.parameters_before:,} to {own.parameters:,} parameters, "
+            f"{own.name}: {own.parameters_before:,} to {own.parameters:,} parameters, "
             f"{', '.join(own.bonds)}"
             for own in self.layers
         )
@@ -143,7 +146,7 @@ def grown_moves(
         move = _move(found, module, layer, sources(matched, layer.name), levels)
         moves.append(move)
         counts = old.parameter_count, layer.parameter_count
-        layers.append(Grown(found.name, layer.name, *counts, bonds))
+        layers.append(Grown(found.shown, layer.name, *counts, bonds))
     if not moves:
         raise ModelError(
             "nothing grows: with these values every layer has the sizes that it had; see which "
@@ -182,11 +185,16 @@ def _larger(
 
 def _compiled(own: Compiled, wanted: str | os.PathLike[str] | Values) -> ModuleType:
     """The module of a layer's own source with other values, or of another source."""
-    if not isinstance(wanted, Mapping):
-        return recompiled(source_from(wanted), replace(own.options, definitions={}))
-    given = {name: _literal(value) for name, value in wanted.items()}
-    options = replace(own.options, definitions={**own.options.definitions, **given})
-    return recompiled(own.unit.file.source, options)
+    source, options = own.unit.file.source, own.options
+    if isinstance(wanted, Mapping):
+        given = {name: _literal(value) for name, value in wanted.items()}
+        options = replace(options, definitions={**options.definitions, **given})
+    else:
+        source, options = source_from(wanted), replace(options, definitions={})
+    module = recompiled(source, options)
+    if found := module.__tncompile__.warnings:
+        warnings.warn("\n" + render_all(found), CompileWarning, stacklevel=5)
+    return module
 
 
 def _literal(value: object) -> str:

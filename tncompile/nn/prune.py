@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tncompile.graph.ir import CONSTANTS, Core, CoreKind, Layer, Stage
 from tncompile.graph.settings_text import NotWritableError
 from tncompile.graph.unroll import is_drawn, unrolled
 from tncompile.nn.errors import ModelError
+from tncompile.nn.gates import gates, remove_gates
 from tncompile.nn.generated import Generated, compiled_of, core_names, layer_of
 from tncompile.nn.training import identity_like
 from tncompile.nn.transplant import (
@@ -67,7 +68,7 @@ class Pruning:
 
 
 def _line(own: Pruned) -> str:
-    name = own.name or own.layer
+    name = own.name
     if not own.mixers:
         return f"{name}: no mixers, nothing to prune"
     kept = f"; {', '.join(own.kept)} kept, alone in the stage" if own.kept else ""
@@ -90,10 +91,12 @@ def prune(
 ) -> Pruning:
     """Remove the mixers of generated weights that are within `threshold` of the identity, in place.
 
-    A mixer U as a matrix is removed if ||U - I|| / ||I|| <= threshold, Frobenius norms. With row
+    A mixer U, gated or not, is removed if ||U - I|| / ||I|| <= threshold, as matrices and in the
+    Frobenius norm; with a gate g that is |g| ||C - I|| / ||I|| of its core C. With row
     groups that holds for all groups; a shared mixer is removed in all its places. A stage in which
     nothing else acts keeps the mixer that is farthest from the identity, because its activation has
-    to stand. Networks that are drawn have no mixers and are left alone.
+    to stand. Gates of a module that is pruned are folded. Networks that are drawn have no
+    mixers and are left alone.
 
     Args:
         model: a model with generated weights, drop-in modules or parametrised ones.
@@ -112,7 +115,13 @@ def prune(
         move, report = _pruned(found, threshold)
         moves += move
         layers.append(report)
-    Exchange(model, moves, optimizer).carry_out()
+    gated = [move.found.module for move in moves if gates(move.found.module)]
+    folded = [gate for module in gated for gate in gates(module).values()]
+    exchange = Exchange(model, moves, optimizer, folded)
+    for module in gated:
+        if gates(module):  # none are left where it is part of one before
+            remove_gates(module)
+    exchange.carry_out()
     return Pruning(threshold, tuple(layers))
 
 
@@ -121,10 +130,10 @@ def _pruned(found: Generated, threshold: float) -> tuple[list[Move], Pruned]:
     layer = layer_of(found.generator)
     mixers = sum(core.kind is CoreKind.MIX for stage in layer.stages for core in stage.cores)
     count = layer.parameter_count
-    report = Pruned(found.name, layer.name, mixers, (), (), count, count, 0.0, "")
+    report = Pruned(found.shown, layer.name, mixers, (), (), count, count, 0.0, "")
     if is_drawn(layer) or not mixers:
         return [], report
-    cores = found.cores()
+    cores = found.values()
     gone: set[tuple[int, str]] = set()
     kept: list[str] = []
     for stage in layer.stages:
@@ -133,7 +142,7 @@ def _pruned(found: Generated, threshold: float) -> tuple[list[Move], Pruned]:
         kept += stays
     if not gone:
         return [], replace(report, kept=tuple(kept))
-    check_plain(found)
+    check_plain(found, gates=True)
     text = _written(layer, gone)
     module = recompiled(
         SourceFile(f"{layer.name}.tn", text),
@@ -165,7 +174,7 @@ def _pruned(found: Generated, threshold: float) -> tuple[list[Move], Pruned]:
 
 
 def _small(
-    stage: Stage, cores: dict[str, nn.Parameter], groups: int, threshold: float
+    stage: Stage, cores: dict[str, Tensor], groups: int, threshold: float
 ) -> tuple[set[str], list[str]]:
     """The mixers of a stage that go, and those that stay though they are small."""
     acting = [core for core in stage.cores if core.kind not in (*CONSTANTS, CoreKind.ROOT)]
@@ -179,10 +188,10 @@ def _small(
     return small - {farthest}, [f"{farthest} of stage {stage.number}"]
 
 
-def _distance(core: Core, cores: dict[str, nn.Parameter], groups: int) -> float:
+def _distance(core: Core, cores: dict[str, Tensor], groups: int) -> float:
     """||U - I|| / ||I|| of a mixer, the largest of all row groups."""
     place = place_of(core)
-    own = place.part(cores[place.parameter].detach(), groups)
+    own = place.part(cores[place.parameter], groups)
     identity = identity_like(own)
     distance = (own - identity).flatten(-4).norm(dim=-1) / identity.flatten(-4).norm(dim=-1)
     return float(distance.max())

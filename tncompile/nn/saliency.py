@@ -27,7 +27,7 @@ from tncompile.nn.transplant import Exchange, Move, leading
 
 
 def saliency(model: nn.Module) -> dict[str, dict[str, float]]:
-    """For each core sum |C * dL/dC|, by the names of modules and cores, after a backward pass.
+    """For each core sum |C * dL/dC|, by the names of weights and cores, after a backward pass.
 
     Cores without a gradient are left out. Rescaling two cores of a stage by s and 1/s leaves the
     weight as it is, and these sums too.
@@ -36,7 +36,7 @@ def saliency(model: nn.Module) -> dict[str, dict[str, float]]:
         ModelError: no core has a gradient.
     """
     found = {
-        own.name: {
+        own.shown: {
             name: float((core.detach() * core.grad).abs().sum())
             for name, core in own.cores().items()
             if core.grad is not None
@@ -55,7 +55,7 @@ def growth_gain(
     *,
     names: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """For each weight that would grow sum (dL/dC_new)^2, by the names of modules.
+    """For each weight that would grow sum (dL/dC_new)^2, by the names of weights.
 
     A copy of the model grows as `grow` would let it, with new parts as large as the cores
     (noise = 1; the loss stays the same), and the loss is differentiated there. The model, its
@@ -89,8 +89,7 @@ def growth_gain(
             for name, core in own.items()
             if id(core) in by_core
         )
-        name = move.found.name
-        gains[name] = gains.get(name, 0.0) + total
+        gains[move.found.shown] = total
     return gains
 
 

@@ -10,7 +10,6 @@ assigns. Generators and drop-in modules stay the same objects and change their c
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -20,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from tncompile.api import CompileWarning, import_text
-from tncompile.diagnostics import render_all
+from tncompile.api import import_text
 from tncompile.driver import Options, compile_source
 from tncompile.graph.ir import Core, Layer
 from tncompile.nn.errors import ModelError
+from tncompile.nn.gates import Gate
 from tncompile.nn.generated import Generated, core_names, generated
 from tncompile.nn.names import matching, near
+from tncompile.nn.parametrised import worn
 from tncompile.source import SourceFile
 
 
@@ -85,10 +85,7 @@ def recompiled(source: SourceFile, options: Options) -> ModuleType:
         DiagnosticError: whatever is wrong with the source.
     """
     compiled = compile_source(source, options)
-    if compiled.warnings:
-        warnings.warn("\n" + render_all(compiled.warnings), CompileWarning, stacklevel=4)
-    stem = source.path.stem if source.path else "text"
-    module = import_text(compiled.text, stem)
+    module = import_text(compiled.text, source.path.stem if source.path else "text")
     module.__dict__.setdefault("__tncompile__", compiled)
     return module
 
@@ -104,63 +101,52 @@ def chosen(model: nn.Module, names: Sequence[str] | None) -> list[Generated]:
         raise ModelError("no weight of this model is generated; `compress` makes some so")
     if names is None:
         return every
-    known = list(dict.fromkeys(found.name for found in every))
+    known = list(dict.fromkeys(name for found in every for name in (found.name, found.shown)))
     wanted: set[str] = set()
     for pattern in [names] if isinstance(names, str) else names:
         matched = matching(pattern, known)
         if not matched:
-            raise ModelError(
-                f"no module with a generated weight is called `{pattern}`{near(pattern, known)}"
-            )
+            raise ModelError(f"no generated weight is called `{pattern}`{near(pattern, known)}")
         wanted |= set(matched)
-    return [found for found in every if found.name in wanted]
+    return [found for found in every if {found.name, found.shown} & wanted]
 
 
-def check_plain(found: Generated) -> None:
-    """Whether a generator may be exchanged.
+def check_plain(found: Generated, gates: bool = False) -> None:
+    """Whether a generator may be exchanged; its cores may have `gates`, which are folded before.
 
     Raises:
         ModelError: its cores or its module are parametrised on their own, or its module is not
             the one that was compiled.
     """
-    name = shown(found)
-    inner: nn.Module = found.generator
-    if found.how == "parametrize":
-        inner = _chain(found)
-    if any(parametrize.is_parametrized(module) for module in inner.modules()):
-        raise ModelError(
-            f"the cores of {name} are parametrised themselves, by gates or fake quantisation "
-            "of the old shapes; fold these first (`remove_gates`, "
-            "`torch.nn.utils.parametrize.remove_parametrizations`)"
-        )
+    for core in core_names(found.generator):
+        for module in worn(found, core):
+            if not (gates and isinstance(module, Gate)):
+                raise ModelError(
+                    f"core {core} of {shown(found)} is parametrised by {type(module).__name__}, "
+                    "which knows its old shape; fold gates (`remove_gates`), take fake "
+                    "quantisation off, and put them on again afterwards"
+                )
     if found.how == "parametrize":
         return
-    wanted = _drop_in(found.generator)
+    kinds = type(found.generator).__mro__
+    wanted = _drop_in(kinds[1] if parametrize.is_parametrized(found.generator) else kinds[0])
     if type(found.module) is not wanted:
         raise ModelError(
-            f"{name} is of class {type(found.module).__name__}, not the {wanted.__name__} that "
-            "belongs to its generator: a subclass of it, or parametrised itself; change its cores "
-            "before that"
+            f"{shown(found)} is of class {type(found.module).__name__}, not the {wanted.__name__} "
+            "that belongs to its generator: a subclass of it, or parametrised itself; change its "
+            "cores before that"
         )
 
 
 def shown(found: Generated) -> str:
     """A generated weight in the words of an error message."""
-    return f"module {found.name!r}" if found.name else "the model"
+    return f"`{found.shown}`"
 
 
-def _chain(found: Generated) -> parametrize.ParametrizationList:
-    chains = found.module.parametrizations
-    assert isinstance(chains, nn.ModuleDict)
-    chain = chains[found.parameter]
-    assert isinstance(chain, parametrize.ParametrizationList)
-    return chain
-
-
-def _drop_in(generator: nn.Module) -> type[nn.Module]:
+def _drop_in(generator: type) -> type[nn.Module]:
     """The drop-in class that belongs to a generator's class."""
-    module = sys.modules[type(generator).__module__]
-    found: type[nn.Module] = getattr(module, type(generator).__name__.removesuffix("Weight"))
+    module = sys.modules[generator.__module__]
+    found: type[nn.Module] = getattr(module, generator.__name__.removesuffix("Weight"))
     return found
 
 
@@ -184,15 +170,22 @@ class _Part:
 class Exchange:
     """Several generators of a model exchanged at once, or nothing.
 
+    `dropped` are parameters that the optimiser shall forget, besides the old cores.
+
     Raises:
         ModelError: a core belongs to several modules, or the optimiser keeps something for it
             that has not its shape.
     """
 
     def __init__(
-        self, model: nn.Module, moves: Sequence[Move], optimizer: Optimizer | None
+        self,
+        model: nn.Module,
+        moves: Sequence[Move],
+        optimizer: Optimizer | None,
+        dropped: Sequence[nn.Parameter] = (),
     ) -> None:
         self.parts = [self._part(move) for move in moves]
+        self.dropped = list(dropped)
         self.optimizer = optimizer
         self.groups: list[tuple[dict[str, object], dict[str, object]]] = []
         _check_untied(model, self.parts)
@@ -253,6 +246,7 @@ class Exchange:
         assert isinstance(held, list)
         given = names if isinstance(names, list) else [""] * len(held)
         gone = {id(core) for part in self.parts for core in part.old.values()}
+        gone |= {id(parameter) for parameter in self.dropped}
         here = {id(core) for core in held}
         new: list[tuple[str, nn.Parameter]] = []
         placed: set[int] = set()
@@ -294,6 +288,8 @@ class Exchange:
             _become(part)
         if self.optimizer is None:
             return
+        for parameter in self.dropped:
+            self.optimizer.state.pop(parameter, None)
         for part in self.parts:
             for core in part.old.values():
                 self.optimizer.state.pop(core, None)
@@ -323,17 +319,18 @@ def _become(part: _Part) -> None:
     fresh.train(generator.training)
     if found.how == "parametrize":
         fresh.right_inverse(torch.empty(0))  # type: ignore[operator]
-        chain = _chain(found)
+        originals = found.holder()
+        assert isinstance(originals, parametrize.ParametrizationList)
         for position in range(len(part.old)):
-            del chain._parameters[f"original{position}"]
+            del originals._parameters[f"original{position}"]
         for position, name in enumerate(core_names(fresh)):
-            chain.register_parameter(f"original{position}", part.new[name])
-        chain.ntensors = len(part.new)
+            originals.register_parameter(f"original{position}", part.new[name])
+        originals.ntensors = len(part.new)
     else:
         for name, core in part.new.items():
             path, _, leaf = name.rpartition(".")
             fresh.get_submodule(path)._parameters[leaf] = core
-        found.module.__class__ = _drop_in(fresh)
+        found.module.__class__ = _drop_in(type(fresh))
     generator.__class__ = type(fresh)
     for held in ("_parameters", "_buffers", "_modules"):
         generator.__dict__[held] = fresh.__dict__[held]
