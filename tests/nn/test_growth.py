@@ -20,10 +20,12 @@ from tests.nn.models import HOWS, emitted, generator_of, weight_of
 from tests.reference import Row
 from tests.strategies import rows
 from tncompile.graph.activations import ACTIVATIONS
+from tncompile.nn.compress import compress
 from tncompile.nn.errors import ModelError
 from tncompile.nn.gates import add_gates
 from tncompile.nn.generated import generated, layer_of
 from tncompile.nn.growth import grow
+from tncompile.nn.prune import prune
 
 FLOAT = torch.float64
 PHASES = [Phase.explicit, Phase.generate]
@@ -63,7 +65,7 @@ def assert_grows(model: nn.Module, wanted: object) -> None:
     assert float((after - before).detach().abs().max()) <= 1e-12 * scale
     (own,) = generated(model)
     assert {name: core.shape for name, core in own.cores().items()} != sizes
-    after.backward(torch.randn_like(after))
+    torch.autograd.backward(after, torch.randn_like(after))
     stops = 0.0
     for core in own.cores().values():
         if not core.requires_grad:
@@ -90,7 +92,7 @@ class _Refusal:
 
 
 @given(rows(), st.integers(1, 2))
-@settings(max_examples=60, deadline=None, phases=PHASES)
+@settings(max_examples=40, deadline=None, phases=PHASES)
 def test_random_topologies(row: Row, more: int) -> None:
     model = emitted(row.text("tanh")).A(dtype=FLOAT)
     with torch.no_grad():
@@ -113,7 +115,7 @@ def test_random_topologies(row: Row, more: int) -> None:
 @st.composite
 def larger_networks(draw: st.DrawFn) -> tuple[Drawn, Drawn]:
     """A network, and the same with larger bonds; what constants or sharing tie grows together."""
-    network = draw(networks(8))
+    network = draw(networks(6))
     tied: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -131,7 +133,7 @@ def larger_networks(draw: st.DrawFn) -> tuple[Drawn, Drawn]:
                 for one, other in zip(tile.indices, others, strict=True):
                     tied[root(one)] = root(other)
     fixed = {root(name) for name in network.sizes if name.startswith("leg") or name.endswith("e")}
-    more = {root(name): draw(st.integers(0, 2)) for name in network.sizes}
+    more = {root(name): draw(st.integers(0, 1)) for name in network.sizes}
     sizes = {
         name: size + (0 if root(name) in fixed else more[root(name)])
         for name, size in network.sizes.items()
@@ -141,7 +143,7 @@ def larger_networks(draw: st.DrawFn) -> tuple[Drawn, Drawn]:
 
 
 @given(larger_networks())
-@settings(max_examples=60, deadline=None, phases=PHASES)
+@settings(max_examples=40, deadline=None, phases=PHASES)
 def test_random_networks(both: tuple[Drawn, Drawn]) -> None:
     network, larger = both
     model = emitted(network.text("tanh")).A(dtype=FLOAT)
@@ -168,11 +170,13 @@ TOPOLOGIES = {
     "CP": "CP()",
     "product": "Product()",
     "ones": "Ones()",
+    "tied mixer": "Tied()",
 }
 SOURCES = """
 topology CP() { root diagonal(order, chi)  map all }
 topology Product() { root product(2)  until full { expand all  mix pairs from 1 } }
 topology Ones() { root ones(3)  until full { expand all  map all } }
+topology Tied() { root diagonal(order, chi)  mix pairs (1, 2)  shared map all }
 let chi = 2
 """
 
@@ -254,7 +258,7 @@ def test_every_bond_gets_gradients() -> None:
     old = {name: core.shape for name, core in model.named_parameters()}
     grow(model, {"chi": 3})
     weight = weight_of(model)
-    weight.backward(torch.randn_like(weight))
+    torch.autograd.backward(weight, torch.randn_like(weight))
     for name, core in model.named_parameters():
         if not name.split(".")[-1].startswith(("V", "P")):
             continue
@@ -272,7 +276,7 @@ def fitted(model: nn.Module, target: Tensor, optimizer: torch.optim.Optimizer, s
     for _ in range(steps):
         optimizer.zero_grad()
         loss = (weight_of(model) - target).square().mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     return float((weight_of(model) - target).detach().square().mean())
 
@@ -334,7 +338,7 @@ def test_optimiser_states(name: str, how: str) -> None:
     for _ in range(2):
         step(model, optimizer)
     (first, last) = generated(model)
-    old, states = first.cores(), copy.deepcopy(dict(optimizer.state))
+    old = first.cores()
     states = {id(key): dict(optimizer.state[key]) for key in optimizer.state}
     lists = [group["params"] for group in optimizer.param_groups]
     groups = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
@@ -345,7 +349,7 @@ def test_optimiser_states(name: str, how: str) -> None:
     assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     (first, last) = generated(model)
-    for core in (*last.cores().values(), model[1].weight, model[1].bias):
+    for core in (*last.cores().values(), *model[1].parameters()):
         assert rates[id(core)] == groups[id(core)]
         assert {k: id(v) for k, v in optimizer.state[core].items()} == {
             k: id(v) for k, v in states.get(id(core), {}).items()
@@ -380,7 +384,7 @@ def test_one_stack_becomes_two() -> None:
     )
     model = made(text)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    weight_of(model).square().sum().backward()
+    torch.autograd.backward(weight_of(model).square().sum())
     optimizer.step()
     old = dict(model.named_parameters())
     moments = {n: s["exp_avg"].clone() for n, p in old.items() if (s := optimizer.state.get(p))}
@@ -571,7 +575,7 @@ def test_refused(name: str) -> None:
     chosen, wanted, message = REFUSED[name]
     model = emitted(BASE % chosen).A(dtype=FLOAT)
     optimizer = torch.optim.AdamW(model.parameters())
-    weight_of(model).sum().backward()
+    torch.autograd.backward(weight_of(model).sum())
     optimizer.step()
     assert_unchanged(model, optimizer, wanted, message)
 
@@ -622,7 +626,7 @@ def test_other_parametrisations_are_refused() -> None:
             return core / 2
 
     model = mlp()
-    parametrize.register_parametrization(model[0].generator, "V1", Half())
+    parametrize.register_parametrization(generator_of(model[:1]), "V1", Half())
     assert_unchanged(model, None, {"chi": 4}, "core V1 of `0` is parametrised by Half")
     model = mlp()
     add_gates(model)
@@ -635,7 +639,7 @@ def test_other_parametrisations_are_refused() -> None:
 def test_tied_cores_are_refused() -> None:
     model = mlp()
     model.append(nn.Module())
-    model[3].register_parameter("tied", model[0].generator.root)
+    model[3].register_parameter("tied", next(generator_of(model[:1]).parameters()))
     assert_unchanged(model, None, {"chi": 4}, "core root of `0` is a parameter of another")
     model = mlp()
     twin = type(model[0])()
@@ -648,3 +652,26 @@ def test_modules_that_know_no_source() -> None:
     model = module.A()
     del module.__dict__["__tncompile__"]
     assert_unchanged(model, None, "layer a : Linear(7, 9) from MERA(2)", "does not know its source")
+
+
+def test_one_layer_in_many_places() -> None:
+    """Weights that `compress` made of one layer, a joint projection among them, grow one by one."""
+    text = """
+    let chi = 2
+    layer up : Linear(16, 32) from MERA(3) { bond = chi  replaces = "linear1" }
+    layer qkv : QKV(16, 2) from aTTN(2) { bond = chi  replaces = "self_attn" }
+    """
+    block = nn.TransformerEncoderLayer(16, 2, 32, dtype=FLOAT, batch_first=True, dropout=0.0)
+    model = nn.TransformerEncoder(block, 2, enable_nested_tensor=False).eval()
+    compress(model, text)
+    x = torch.randn(2, 5, 16, dtype=FLOAT)
+    before = model(x).detach()
+    assert len(list(generated(model))) == 4
+    report = grow(model, {"chi": 4}, names=["layers.1.*"])
+    names = {own.name for own in report.layers}
+    assert names == {"layers.1.linear1", "layers.1.self_attn.in_proj_weight"}
+    report = grow(model, {"chi": 4}, names=["linear1"])
+    assert [own.name for own in report.layers] == ["layers.0.linear1"]
+    torch.testing.assert_close(model(x), before, rtol=1e-10, atol=1e-12)
+    assert sum(len(own.removed) for own in prune(model, threshold=0.2).layers) > 0
+    torch.testing.assert_close(model(x), before, rtol=0.1, atol=0.1)

@@ -67,7 +67,7 @@ def test_the_gain_is_what_a_step_lowers_the_loss_by() -> None:
     """The loss after a small step of gradient descent on the new entries alone."""
     model = two()
     state = copy.deepcopy(model.state_dict())
-    squares(model).backward()
+    torch.autograd.backward(squares(model))
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     torch.manual_seed(5)
     gains = growth_gain(model, {"chi": 3}, squares)
@@ -85,7 +85,7 @@ def test_the_gain_is_what_a_step_lowers_the_loss_by() -> None:
         for p in trial.parameters():
             p.grad = None
         before = squares(trial)
-        before.backward()
+        torch.autograd.backward(before)
         eta = 1e-7 / gain
         with torch.no_grad():
             for core in own.cores().values():

@@ -46,8 +46,7 @@ def pairs(old: Layer, new: Layer) -> tuple[tuple[Pair, ...], ...]:
 
 
 _ADVICE = (
-    "; growth changes sizes alone. To change the topology, start the new generator from the old "
-    "weight (`fit`)"
+    "; growth changes sizes alone. To change the topology, `fit` a new generator to the old weight"
 )
 
 
@@ -185,7 +184,7 @@ def check_target(old: Layer, new: Layer, how: str) -> None:
             f"{where}: its modes {_product(old.modes)} would become {_product(new.modes)}, and "
             "entries of the weight would change their positions. Of each axis only the slowest "
             "mode may grow. To give the cores between more room, grow `bond`; for another fold, "
-            "compile a new generator and start it from the old weight (`fit`)"
+            "`fit` a new generator to the old weight"
         )
 
 

@@ -5,25 +5,25 @@ Every old core is the leading block of a new one (ADNTN paper, section 3.4, Eq. 
 fills the rest with numbers near zero, which changes the weight a little. Here the weight stays
 as it is, to round-off:
 
-*Rule.* Take a bond of a stage that grows, a wire of the row or an index of a network, with all
+*Rule.* Take a bond of a stage that grows: a wire of the row or an index of a network, with all
 that identities tie to it. If it stays inside the stage, one leg on it is its *stop*: entries of
 that core whose position on this leg is new are zero. All other new entries are noise. A bond that
-leaves the stage with its state has no stop there, but in the next stage, where it enters.
-A mixer is the identity on its new part: a new value goes in and comes out, or it is stopped.
+leaves the stage with its state has no stop there, but in the next stage, where it enters. A
+mixer is the identity on its new part, unless a stop is one of its outgoing legs: a new value that
+comes in goes out again, or is stopped.
 
 *Proof.* Each entry of what a stage makes is a sum over the values of its bonds. Take an entry
-whose outgoing legs have old values, and a term in which some bond has a new one. That bond does not
-leave the stage, so it has a stop, and the factor there is zero, unless a mixer hands the new
-value to its outgoing wire. That wire has a new value too, hence does not leave the stage, and
-has a stop in turn; wires lead forward through a stage, so this ends at a zero. The terms left
-are those of the old stage. So old entries of every state are what they were, whatever the new
-ones are, and whatever the activation does to those: f(0) need not be 0. The weight's entries
-are the old ones of the last state.
+whose outgoing legs have old values, and a term in which some bond has a new one. That bond does
+not leave the stage, so it has a stop, and the factor there is zero, unless the stop is a mixer that
+hands the new value on to its outgoing wire. This wire does not leave the stage either, so it has a
+stop, which is no leg of that mixer but of a later core. Wires lead forward, so that this ends
+at a zero. The terms that are left are those of the old stage. So old entries of every state are
+what they were, whatever the new ones are and whatever the activation makes of them: f(0) need not
+be 0. The weight's entries are the old ones of the last state.
 
-*Gradients.* The term of a zero entry has as its other factors the new part of the state, or noise,
-and old entries. These are not zero, so the first step of an optimiser already uses
-the new paths: entries that lead back from a new value get a gradient at once, the others as soon as
-those are not zero any more.
+*Gradients.* The derivative by an entry at a stop has as its factors new parts of the state, noise,
+identities and old entries, none of which are zero. So entries that lead back from a new value get
+a gradient at once, and all others as soon as these have left zero.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ def _move(
 def _new_entries(core: Core, source: Tensor, target: Tensor, along: Sequence[float]) -> Tensor:
     """Values for all entries of a core, of which the leading block is not used."""
     sizes = [index.size for index in core.indices]
-    if core.kind is CoreKind.MIX:
+    if core.kind is CoreKind.MIX and min(along[:2]) > 0.0:  # no stop where wires leave it
         size = sizes[0] * sizes[1]
         return (
             torch.eye(size, dtype=target.dtype, device=target.device).view(sizes).expand_as(target)
