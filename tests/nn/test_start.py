@@ -21,7 +21,8 @@ def decaying(rows: int = 64, columns: int = 64) -> Tensor:
     torch.manual_seed(0)
     left, _, right = torch.linalg.svd(torch.randn(rows, columns, dtype=torch.float64))
     values = torch.arange(1, min(rows, columns) + 1, dtype=torch.float64) ** -1.5
-    return left[:, : len(values)] @ values.diag() @ right[: len(values)]
+    made: Tensor = left[:, : len(values)] @ values.diag() @ right[: len(values)]
+    return made
 
 
 def start(source: str, weight: Tensor) -> float:

@@ -45,14 +45,15 @@ def fit(given: argparse.Namespace) -> int:
 
 def _fit(given: argparse.Namespace) -> int:
     from tncompile.api import module_of
-    from tncompile.nn import fit as fitting
+    from tncompile.nn import Settings
+    from tncompile.nn import fit as fit_cores
     from tncompile.nn.checkpoint import write_cores
     from tncompile.nn.files import on_device, read_tensor
     from tncompile.nn.generated import Generated
     from tncompile.nn.moments import moments_of
     from tncompile.nn.start import check_finite
 
-    settings = fitting.Settings(
+    settings = Settings(
         loss=given.loss,
         steps=given.steps,
         learning_rate=given.lr,
@@ -87,7 +88,7 @@ def _fit(given: argparse.Namespace) -> int:
         draw(point.step / settings.steps)
 
     try:
-        fitted = fitting.fit(
+        fitted = fit_cores(
             generator,
             weight,
             settings,
