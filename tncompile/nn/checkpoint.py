@@ -25,6 +25,7 @@ from tncompile.nn.errors import CheckpointError, ModelError
 from tncompile.nn.files import read_tensors, write_tensors
 from tncompile.nn.generated import Generated, compiled_of, generated, layer_of
 from tncompile.nn.names import near
+from tncompile.nn.signature import signature
 from tncompile.nn.start import START, start_from
 from tncompile.nn.summary import Summary, summarise
 
@@ -255,33 +256,13 @@ def _check_tensors(path: object, entry: _Entry, tensors: Mapping[str, Tensor]) -
 
 def _check_same(path: object, entry: _Entry, found: Generated) -> None:
     """Refuse cores of another topology than that of the weight in the model."""
-    there, here = _signature(entry.layer), _signature(layer_of(found.generator))
+    there, here = signature(entry.layer), signature(layer_of(found.generator))
     for what in {**there, **here}:
         if there.get(what) != here.get(what):
             raise CheckpointError(
                 f"{path} is of another topology than `{found.shown}` of the model: {what} "
                 f"{_short(there.get(what))} there, {_short(here.get(what))} here"
             )
-
-
-def _signature(layer: Layer) -> dict[str, object]:
-    """All of a layer that decides what its cores mean, in words."""
-    cores: dict[str, object] = {f"core `{p.name}` of shape": p.shape for p in layer.parameters}
-    activations = [
-        (s.activation.name, s.activation.constants) for s in layer.stages if s.activation
-    ]
-    networks = [
-        [(core.parameter, core.slot, core.kind, core.indices) for core in stage.cores]
-        for stage in layer.stages
-    ]
-    return {
-        "weight of shape": layer.target.weight_shape,
-        "row groups": layer.groups,
-        "modes": (layer.modes.sizes, layer.modes.axes, layer.modes.places),
-        **cores,
-        "activations": activations,
-        "networks": networks,
-    }
 
 
 def _short(value: object) -> str:
