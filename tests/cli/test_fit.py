@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -66,6 +67,13 @@ def test_the_key_is_what_the_layer_replaces(folder: Path) -> None:
     assert "blocks.0.up.root" in read_tensors("cores.safetensors").tensors
 
 
+def test_a_weight_without_a_name_is_called_like_what_it_replaces(folder: Path) -> None:
+    weight = read_tensors("model.safetensors").tensors["blocks.0.up.weight"]
+    np.save(folder / "up.npy", weight.numpy())
+    assert fit("--weights", "up.npy") == 0
+    assert "blocks.0.up.root" in read_tensors("cores.safetensors").tensors
+
+
 def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
     found = []
     for _ in range(2):
@@ -113,6 +121,7 @@ def test_a_killed_command_goes_on(folder: Path, capsys: pytest.CaptureFixture[st
         (["--weights", "cut.safetensors"], 1, "cut short"),
         (["--weights", "model.safetensors", "--loss", "l3"], 1, "loss is 'l3'"),
         (["--weights", "model.safetensors", "--lr", "nan"], 1, "learning_rate is nan"),
+        (["--weights", "model.safetensors", "--seed", str(2**70)], 1, "seed is"),
         (["--weights", "model.safetensors", "--layer", "upp"], 2, "no layer upp; it has up"),
         (["--weights", "model.safetensors", "--on", "abacus"], 1, "no device 'abacus'"),
         (["--weights", "model.safetensors", "-o", "cores.txt"], 2, "no name of a .safetensors"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 import tncompile
 from tests.nn.models import emitted
 from tests.nn.test_start import decaying
+from tncompile.nn import compress, generated
 from tncompile.nn.errors import CheckpointError, ModelError
 from tncompile.nn.fit import LOSSES, Point, Settings, fit
 from tncompile.nn.start import relative_error
+from tncompile.nn.trees import NoMultilinearStartError
 
 
 def generator(source: str = "MERA(3)", dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -74,7 +77,6 @@ def test_sampled_entries_never_make_the_weight(monkeypatch: pytest.MonkeyPatch) 
     calls = []
     monkeypatch.setattr(type(made), "forward", lambda *_: calls.append(1))
     start = {name: core.clone() for name, core in made.named_parameters()}
-    monkeypatch.setattr("tncompile.nn.fit.start_from", lambda *_: None)
     fitted = fit(made, target(), settings)
     assert not calls
     assert fitted.error < fitted.curve[0].best
@@ -126,7 +128,9 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_been(entries: int | None, tmp_pa
     assert seen == [60]
     assert resumed.curve == whole.curve
     assert resumed.error == whole.error
-    assert not path.exists()
+    again = fit(generator(), target(), settings, checkpoint=str(path))  # done: nothing to do
+    assert again.curve == whole.curve
+    assert all(torch.equal(again.cores[n], whole.cores[n]) for n in whole.cores)
 
 
 def test_checkpoints_of_other_fits_are_refused(tmp_path: Path) -> None:
@@ -141,6 +145,7 @@ def test_checkpoints_of_other_fits_are_refused(tmp_path: Path) -> None:
     others = [
         (generator("MERA(2)"), target(), QUICK),
         (generator("MERA(3) { activation = tanh }"), target(), QUICK),
+        (generator("MERA(3) { modes = [i by 2, o by 2] }"), target(), QUICK),
         (generator(), 2.0 * target(), QUICK),
         (generator(), target(), Settings(steps=61, replicas=3, interval=20)),
     ]
@@ -168,6 +173,62 @@ def test_row_groups_learnable_activations_and_frozen_cores() -> None:
     assert fitted.error < fitted.curve[0].best
 
 
+def test_frozen_cores_stay_whatever_the_start() -> None:
+    text = (
+        "network F(r) { freeze G(leg[1..4], a: r)  H(a, leg[5..8]) }\n"
+        "layer a : Linear(16, 16) from F(4)"
+    )
+    for start in ("scale", "draw", "keep"):
+        made = emitted(text).AWeight(dtype=torch.float64)
+        before = made.G.clone()
+        fit(made, target(), replace(QUICK, start=start))
+        assert torch.equal(made.G, before)
+
+
+def test_what_is_refused_changes_nothing() -> None:
+    made, wanted = generator("TR(2)"), target()
+    before = [core.clone() for core in made.parameters()]
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with pytest.raises(NoMultilinearStartError, match="it has loops"):
+        fit(made, wanted, QUICK)
+    assert all(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
+    assert torch.equal(torch.rand(3), expected)  # nor the random numbers of the caller
+
+
+def test_half_precision_is_fitted_in_single() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        made = generator(dtype=dtype)
+        fitted = fit(made, target().to(dtype), QUICK)
+        assert fitted.error < 0.95 * fitted.curve[0].best
+        assert math.isfinite(fitted.error)
+        assert all(core.dtype == dtype for core in made.parameters())
+        single = fit(generator(dtype=torch.float32), target().to(dtype), QUICK)
+        assert fitted.error == pytest.approx(single.error, rel=1e-3)
+
+
+def test_a_weight_of_zeros_is_no_trouble() -> None:
+    fitted = fit(generator(), torch.zeros(16, 16), replace(QUICK, start="draw"))
+    assert fitted.error < fitted.curve[0].best
+    assert all(map(math.isfinite, fitted.curve[-1].errors))
+
+
+def test_parametrised_weights_are_fitted_where_they_are() -> None:
+    model = nn.Sequential(nn.Linear(16, 16)).double()
+    with torch.no_grad():
+        model.get_parameter("0.weight").copy_(target())
+    text = 'layer a : Linear(16, 16) from MERA(3) { replaces = "0" }'
+    compress(model, text, how="parametrize")
+    (found,) = generated(model)
+    with pytest.raises(ModelError, match="give what `generated"):
+        fit(found.generator, target(), QUICK)
+    with torch.no_grad():
+        fitted = fit(found, target(), QUICK)
+    assert relative_error(found.weight, target()) == pytest.approx(fitted.error, rel=1e-9)
+    assert fitted.error < fitted.curve[0].best
+
+
 def test_bad_input() -> None:
     with pytest.raises(ModelError, match=r"the target has shape \(3, 3\), the weight of layer `a`"):
         fit(generator(), torch.zeros(3, 3))
@@ -184,6 +245,10 @@ def test_bad_input() -> None:
         {"replicas": -1},
         {"interval": 1.5},
         {"learning_rate": math.nan},
+        {"learning_rate": "a"},
+        {"seed": None},
+        {"seed": 2**70},
+        {"steps": True},
         {"loss": "l3"},
         {"start": "cold"},
     ):
@@ -201,7 +266,7 @@ def test_a_fit_that_runs_away_says_so_and_keeps_the_cores() -> None:
 
 
 def test_generators_of_unknown_source_are_refused() -> None:
-    with pytest.raises(ModelError, match="does not know its source"):
+    with pytest.raises(ModelError, match="Linear is no generator"):
         fit(nn.Linear(2, 2), torch.zeros(2, 2))
 
 

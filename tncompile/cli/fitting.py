@@ -48,7 +48,7 @@ def _fit(given: argparse.Namespace) -> int:
     from tncompile.nn import Settings
     from tncompile.nn import fit as fit_cores
     from tncompile.nn.checkpoint import write_cores
-    from tncompile.nn.files import on_device, read_tensor
+    from tncompile.nn.files import on_device, read_tensor, split_key
     from tncompile.nn.generated import Generated
     from tncompile.nn.moments import moments_of
     from tncompile.nn.start import check_finite
@@ -74,11 +74,9 @@ def _fit(given: argparse.Namespace) -> int:
     key, weight = _weight(given.weights, layer)
     check_finite(weight, key)
     weight = on_device(weight, given.on)
-    moments = None if given.inputs is None else moments_of(read_tensor(*_split(given.inputs)))
-    module = module_of(compiled)
-    generator = getattr(module, f"{layer.class_name}Weight")(
-        device=weight.device, dtype=weight.dtype
-    )
+    moments = None if given.inputs is None else moments_of(read_tensor(*split_key(given.inputs)))
+    made = getattr(module_of(compiled), f"{layer.class_name}Weight")
+    generator = made(device=weight.device, dtype=weight.dtype)
     checkpoint = Path(f"{output}.part")
     if checkpoint.exists():
         say(f"going on from {checkpoint}")
@@ -102,6 +100,7 @@ def _fit(given: argparse.Namespace) -> int:
     name, _, parameter = key.rpartition(".")
     found = Generated(name, generator, parameter, generator, "replace")
     write_cores(output, [found], {})
+    checkpoint.unlink(missing_ok=True)
     if given.picture is not None:
         write_out(given.picture, _picture(layer, fitted))
     print_out(_summary(layer, fitted, output))
@@ -122,27 +121,21 @@ def _layer(compiled: Compiled, name: str | None) -> Layer:
     return next(iter(layers.values())) if name is None else layers[name]
 
 
-def _split(given: str) -> tuple[str, str | None]:
-    """`FILE:KEY` or `FILE`; a colon in the name of a folder is none of these."""
-    path, colon, key = given.rpartition(":")
-    if not colon or "/" in key or "\\" in key:
-        return given, None
-    return path, key or None
-
-
 def _weight(given: str, layer: Layer) -> tuple[str, Tensor]:
-    """A dense weight and its key, `weight` where it has none."""
-    from tncompile.nn.files import read_tensor, read_tensors
+    """A dense weight, and the name that it has in the model."""
+    from tncompile.nn.files import read_tensor, split_key, tensor_names
+    from tncompile.nn.names import is_exact
 
-    path, key = _split(given)
-    if key is None and layer.replaces is not None:
-        tensors = read_tensors(path).tensors
-        named = [layer.replaces, f"{layer.replaces}.weight", f"{layer.replaces}.in_proj_weight"]
-        key = next((name for name in named if name in tensors), None)
+    path, key = split_key(given)
+    place = layer.replaces if layer.replaces and is_exact(layer.replaces) else None
+    if key is None and place is not None:
+        named = [place, f"{place}.weight", f"{place}.in_proj_weight"]
+        names = tensor_names(path)
+        key = next((name for name in named if name in names), None)
     weight = read_tensor(path, key)
     if not weight.is_floating_point():
         raise UsageError(f"{given} is {weight.dtype}; a weight is of floating-point numbers")
-    return key or "weight", weight
+    return key or (f"{place}.weight" if place else "weight"), weight
 
 
 def _picture(layer: Layer, fitted: Fitted) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,9 +24,10 @@ from torch import Tensor, nn
 from tncompile.driver import write
 from tncompile.nn import losses
 from tncompile.nn.errors import CheckpointError, ModelError
-from tncompile.nn.generated import core_names, layer_of
+from tncompile.nn.generated import Generated, core_names, emitted_class, is_generator, layer_of
 from tncompile.nn.moments import check_moments, root_of, times_root
-from tncompile.nn.start import check_finite, relative_error, start_from, warm_start
+from tncompile.nn.signature import signature
+from tncompile.nn.start import check_finite, relative_error, start_from
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,6 +37,7 @@ LOSSES: Mapping[str, Loss] = {
     "huber": losses.huber,
 }
 STARTS = ("scale", "draw", "warm", "keep")
+_MOST_SEEDS = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +70,14 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "replicas", "interval", "entries"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            optional = value is None and name == "entries"
+            if not optional and (type(value) is not int or value < 1):
                 raise ModelError(f"{name} is {value!r}; it is a whole number from 1")
-        if not (0.0 < self.learning_rate < math.inf):
-            raise ModelError(f"learning_rate is {self.learning_rate!r}; it is a positive number")
+        if type(self.seed) is not int or not 0 <= self.seed < _MOST_SEEDS:
+            raise ModelError(f"seed is {self.seed!r}; it is a whole number from 0, below 2^40")
+        rate = self.learning_rate
+        if type(rate) not in (int, float) or not 0.0 < rate < math.inf:
+            raise ModelError(f"learning_rate is {rate!r}; it is a positive number")
         for name, allowed in (("loss", tuple(LOSSES)), ("start", STARTS)):
             if getattr(self, name) not in allowed:
                 shown = ", ".join(map(repr, allowed))
@@ -134,59 +142,76 @@ class _Reader(nn.Module):
 
 
 class _Problem:
-    """What is fitted to what: stacked cores, the target, the loss."""
+    """What is fitted to what: stacked cores, the target, the loss.
+
+    All is done with a twin of the generator, in single precision at least: the cores that are to
+    be fitted are written once, at the end.
+    """
 
     def __init__(
-        self, generator: nn.Module, target: Tensor, settings: Settings, moments: Tensor | None
+        self,
+        generator: nn.Module | Generated,
+        target: Tensor,
+        settings: Settings,
+        moments: Tensor | None,
     ) -> None:
-        self.layer = layer_of(generator)
+        self.own = _cores(generator)
+        given = generator.generator if isinstance(generator, Generated) else generator
+        self.layer = layer_of(given)
         if tuple(target.shape) != self.layer.target.weight_shape:
             raise ModelError(
                 f"the target has shape {tuple(target.shape)}, the weight of layer "
                 f"`{self.layer.name}` {self.layer.target.weight_shape}"
             )
+        if not target.is_floating_point():
+            raise ModelError(f"the target is {target.dtype}; it is of floating-point numbers")
         check_finite(target, self.layer.name)
         if settings.entries is not None and moments is not None:
             raise ModelError("single entries can't be sampled where moments weigh whole rows")
-        self.generator, self.settings = generator, settings
-        self.own = {name: generator.get_parameter(name) for name in core_names(generator)}
         like = next(iter(self.own.values()))
-        self.target = target.detach().to(like.device, like.dtype)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.settings = settings
+        with _seeded(settings.seed, like.device):
+            self.twin = emitted_class(given)(device=like.device, dtype=dtype)
+        self.target = target.detach().to(like.device, dtype)
         self.root: Tensor | None = None
         if moments is not None:
             check_moments(moments, tuple(target.shape))
-            self.root = root_of(moments.to(like.device, torch.float64)).to(like.dtype)
+            self.root = root_of(moments.to(like.device, torch.float64)).to(dtype)
         self.watched = None if settings.entries is None else self._index(-1, _EVALUATED)
         self.replicas = {name: self._stack(core) for name, core in self.own.items()}
-        self.reader = _Reader(generator)
+        self.reader = _Reader(self.twin)
 
     def _stack(self, core: Tensor) -> nn.Parameter:
         """Room for one core of every replica; a frozen one is not trained."""
-        room = core.detach().expand(self.settings.replicas, *core.shape).clone()
-        return nn.Parameter(room, requires_grad=core.requires_grad)
+        room = core.detach().to(self.target.dtype).expand(self.settings.replicas, *core.shape)
+        return nn.Parameter(room.clone(), requires_grad=core.requires_grad)
 
     @torch.no_grad()
     def begin(self) -> _State:
         """All replicas at their starts, which the seed alone decides."""
-        kept = {name: core.clone() for name, core in self.own.items()}
-        start = self.settings.start
-        with torch.random.fork_rng(devices=_devices(self.target)):
-            torch.manual_seed(self.settings.seed)
+        with _seeded(self.settings.seed, self.target.device):
             for replica in range(self.settings.replicas):
-                if replica == 0 and start == "warm":
-                    self.generator.reset_parameters()  # type: ignore[operator]
-                    warm_start(self.generator, self.target, self.layer)
-                elif not (replica == 0 and start == "keep"):
-                    self.generator.reset_parameters()  # type: ignore[operator]
-                    drawn = "draw" if start == "draw" else "scale"
-                    start_from(self.generator, self.layer, self.target, drawn, self.layer.name)
-                for name, core in self.own.items():
-                    self.replicas[name][replica] = core
-                    core.copy_(kept[name])
+                start = self.settings.start
+                if replica > 0 and start in ("warm", "keep"):
+                    start = "scale"
+                self.twin.reset_parameters()  # type: ignore[operator]
+                self._keep(all_of_them=start == "keep")
+                if start != "keep":
+                    start_from(self.twin, self.layer, self.target, start, self.layer.name)
+                    self._keep(all_of_them=False)
+                for name in self.own:
+                    self.replicas[name][replica] = self.twin.get_parameter(name)
         best = {name: stack[0].clone() for name, stack in self.replicas.items()}
         state = _State(0, self._optimizer(), best, math.inf, 0, [])
         self.look(state)
         return state
+
+    def _keep(self, all_of_them: bool) -> None:
+        """Give the twin the cores that are there already: the frozen ones, or all."""
+        for name, core in self.own.items():
+            if all_of_them or not core.requires_grad:
+                self.twin.get_parameter(name).copy_(core)
 
     def _optimizer(self) -> torch.optim.Adam:
         trained = [stack for stack in self.replicas.values() if stack.requires_grad]
@@ -216,6 +241,7 @@ class _Problem:
             return self.target[tuple(index.unbind(1))]
         return self.target if self.root is None else times_root(self.target, self.root)
 
+    @torch.enable_grad()
     def advance(self, state: _State) -> None:
         """One step of Adam for all replicas."""
         settings = self.settings
@@ -227,8 +253,9 @@ class _Problem:
         state.optimizer.zero_grad()
         made = self._made(index)
         # Replicas do not touch each other: the gradient of the sum is that of each of them.
-        scale = loss(torch.zeros_like(wanted), wanted).clamp(min=torch.finfo(wanted.dtype).tiny)
-        total: Tensor = torch.func.vmap(loss, in_dims=(0, None))(made, wanted).sum() / scale
+        scale = loss(torch.zeros_like(wanted), wanted)
+        losses = torch.func.vmap(loss, in_dims=(0, None))(made, wanted)
+        total: Tensor = losses.sum() / torch.where(scale > 0.0, scale, 1.0)
         total.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         state.step += 1
@@ -289,38 +316,67 @@ class _Problem:
 
     def _fingerprint(self) -> str:
         """What two runs have in common of which one may go on for the other."""
-        digest = hashlib.sha256(repr((asdict(self.settings), self.layer.modes)).encode())
-        for tensor in (self.target, self.root):
+        digest = hashlib.sha256(repr((asdict(self.settings), signature(self.layer))).encode())
+        kept = self.settings.start == "keep"
+        given = [core for core in self.own.values() if kept or not core.requires_grad]
+        for tensor in (self.target, self.root, *given):
             if tensor is not None:
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        digest.update(repr([(n, tuple(c.shape)) for n, c in self.own.items()]).encode())
-        digest.update(repr([stage.activation for stage in self.layer.stages]).encode())
+                whole = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(whole.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
-def _devices(tensor: Tensor) -> list[torch.device]:
-    return [] if tensor.device.type == "cpu" else [tensor.device]
+def _cores(generator: nn.Module | Generated) -> dict[str, nn.Parameter]:
+    """The parameters that are fitted, by the names of the generator's state dict."""
+    if isinstance(generator, Generated):
+        return generator.cores()
+    if not isinstance(generator, nn.Module) or not is_generator(generator):
+        raise ModelError(
+            f"{type(generator).__name__} is no generator; give that of a drop-in, "
+            "`module.generator`, or what `generated(model)` finds"
+        )
+    try:
+        return {name: generator.get_parameter(name) for name in core_names(generator)}
+    except AttributeError:
+        raise ModelError(
+            "the cores of this generator are not its own: it parametrises a module, or they are "
+            "parametrised; give what `generated(model)` finds instead"
+        ) from None
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from a seed on this device; those of the caller stay as they are."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def fit(
-    generator: nn.Module,
+    generator: nn.Module | Generated,
     target: Tensor,
     settings: Settings = Settings(),
     *,
     moments: Tensor | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[Point], None] | None = None,
 ) -> Fitted:
     """Fit the cores of a generator to a weight; the best are loaded into it.
 
     Args:
-        generator: an emitted `…Weight` that holds its cores itself, as that of a drop-in does.
-        target: the weight, shape of the generator's; on any device, where it is fitted.
+        generator: an emitted `…Weight` that holds its cores itself, as that of a drop-in does; or
+            one of `generated(model)`, whose cores may be held by the module.
+        target: the weight, shape of the generator's. It is fitted where the generator is, in
+            single precision at least.
         settings: see `Settings`.
         moments: second moments of the inputs of the layer, see `tncompile.nn.moments`: the
             error of its outputs, E|W x - V x|^2, is fitted then instead of that of the weight.
-        checkpoint: a file to write at intervals and to go on from if it is there; removed
-            when the fit is done.
+        checkpoint: a file to write at intervals and at the end, and to go on from if it is
+            there. It is the caller's to remove when the result is safe.
         progress: called at intervals.
 
     Raises:
@@ -330,15 +386,16 @@ def fit(
     """
     began = time.perf_counter()
     problem = _Problem(generator, target, settings, moments)
-    state = problem.resumed(checkpoint) if checkpoint is not None else None
+    path = None if checkpoint is None else Path(checkpoint)
+    state = None if path is None else problem.resumed(path)
     if state is None:
         state = problem.begin()
     while state.step < settings.steps:
         problem.advance(state)
         if state.step % settings.interval == 0 or state.step == settings.steps:
             problem.look(state)
-            if checkpoint is not None and state.step < settings.steps:
-                problem.save(state, checkpoint)
+            if path is not None:
+                problem.save(state, path)
             if progress is not None:
                 progress(state.curve[-1])
     if not math.isfinite(state.best_error):
@@ -346,7 +403,5 @@ def fit(
     with torch.no_grad():
         for name, core in problem.own.items():
             core.copy_(state.best[name])
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     curve, seconds = tuple(state.curve), time.perf_counter() - began
     return Fitted(state.best, state.best_error, state.best_replica, curve, seconds)
