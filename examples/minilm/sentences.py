@@ -53,9 +53,9 @@ def read_sentences(package: Path) -> Sentences:
 
 
 def split(text: str) -> list[str]:
-    """The sentences of a quotation that are 5 to 60 words of plain English, without its author.
+    r"""The sentences of a quotation that are 5 to 60 words of plain English, without its author.
 
-    >>> split("One is too short.  So this is\\n\\tthe only sentence here.\\n\\t\\t-- Anonymous")
+    >>> split("One is too short.  So this is\n\tthe only sentence here.\n\t\t-- Anonymous")
     ['So this is the only sentence here.']
     """
     prose = " ".join(_ATTRIBUTION.sub("", text).split())
