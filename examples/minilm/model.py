@@ -47,8 +47,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """States (batch, tokens, width), those masked with False not attended to."""
         joint: Tensor = self.qkv(x)
-        parts = joint.chunk(3, dim=-1)
-        query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
+        heads = joint.reshape(*x.shape[:2], 3, self.heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
         seen = mask[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))

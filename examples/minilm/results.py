@@ -25,6 +25,7 @@ class Settings:
     distilling: int
     fitting: int
     held_out: int
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,13 @@ class Results:
     """All results of some settings, and what they are compared with.
 
     `dense` counts the entries of the weights that are compressed; `floor` is the score of the
-    model with all of them zero.
+    model with all of them zero, `commands` are those that made the results.
     """
 
     settings: Settings
     dense: int
     floor: Score
-    command: str
+    commands: tuple[str, ...]
     versions: Mapping[str, str]
     results: tuple[Result, ...] = field(default=())
 
@@ -101,6 +102,7 @@ def read(path: Path) -> Results:
         data = json.loads(path.read_text("utf-8"))
         data["settings"]["layers"] = tuple(data["settings"]["layers"])
         data["settings"] = Settings(**data["settings"])
+        data["commands"] = tuple(data["commands"])
         data["floor"] = Score(**data["floor"])
         data["results"] = tuple(_result(each) for each in data["results"])
         return Results(**data)

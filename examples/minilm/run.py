@@ -15,13 +15,11 @@ from tqdm import tqdm
 
 from examples.minilm import results as files
 from examples.minilm.approximations import Problem, approximate, numbers, restored
-from examples.minilm.judge import baked, compare, distill, embed, score
-from examples.minilm.model import MiniLM
+from examples.minilm.judge import baked, compare, distill, score
+from examples.minilm.model import MiniLM, embed
 from examples.minilm.moments import mean_error, projections, root_of, second_moments
 from examples.minilm.results import Result, Results, Settings
 from examples.minilm.sentences import Sentences
-
-SEED = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +41,6 @@ class Experiment:
             ValueError: the file of results was made with other settings, or a file in the way
                 cannot be read.
         """
-        torch.manual_seed(SEED)
         fitting = self.sentences.fitting[: self.settings.fitting]
         held_out = self.sentences.held_out[: self.settings.held_out]
         wanted = embed(self.model, self.tokenizer, held_out)
@@ -66,18 +63,22 @@ class Experiment:
     def _known(self, held_out: Sequence[str], wanted: Tensor) -> Results:
         if self.results.exists():
             known = files.read(self.results)
-            settings = replace(known.settings, distilling=self.settings.distilling)
-            if settings != self.settings:
+            # Without distillation it may be added, or left for another time.
+            steps = self.settings.distilling or known.settings.distilling
+            wanted_settings = replace(self.settings, distilling=steps)
+            found = replace(known.settings, distilling=known.settings.distilling or steps)
+            if found != wanted_settings:
                 raise ValueError(
                     f"{self.results} was made with {known.settings}, not with {self.settings}; "
                     "name another file with --results, or give the same options"
                 )
-            return replace(known, settings=settings)
+            commands = tuple(dict.fromkeys([*known.commands, self.command]))
+            return replace(known, settings=found, commands=commands)
         layers = self._layers()
         zero = baked(self.model, {name: _Zero(layer.weight) for name, layer in layers.items()})
         floor = compare(embed(zero, self.tokenizer, held_out), wanted)
         dense = sum(layer.weight.numel() for layer in layers.values())
-        return Results(self.settings, dense, floor, self.command, files.versions())
+        return Results(self.settings, dense, floor, (self.command,), files.versions())
 
     def _layers(self) -> dict[str, nn.Linear]:
         chosen = {str(number) for number in self.settings.layers}
@@ -103,8 +104,8 @@ class Experiment:
         digest = hashlib.sha256("\n".join([model, *fitting]).encode()).hexdigest()
         path = self.cores / f"moments-{digest[:16]}.pt"
         if not path.exists():
-            save(path, second_moments(self.model, self.tokenizer, fitting))
-        return load(path)
+            save(path, {"moments": second_moments(self.model, self.tokenizer, fitting)})
+        return load(path)["moments"]
 
     def _fitted(
         self,
@@ -114,6 +115,7 @@ class Experiment:
         held_out: Sequence[str],
         wanted: Tensor,
     ) -> Result:
+        torch.manual_seed(self.settings.seed)  # of this fit: others may be done already
         start = time.perf_counter()
         width, steps = self.model.shape.width, self.settings.steps
         total = len(problems) * steps
@@ -146,11 +148,10 @@ class Experiment:
                 f"in {self.results}; name another file with --results to fit it again"
             )
         start = time.perf_counter()
+        width, states = self.model.shape.width, load(path)
         made = {
-            name: restored(
-                result.method, result.size, name.rpartition(".")[2], self.model.shape.width, state
-            )
-            for name, state in load(path).items()
+            name: restored(result.method, result.size, name.rpartition(".")[2], width, state)
+            for name, state in states.items()
         }
         steps, name = self.settings.distilling, f"{result.method}, {result.size}, distilled"
         with tqdm(total=steps, desc=name, unit="step", disable=None) as bar:
@@ -177,7 +178,7 @@ class _Zero(nn.Module):
         return torch.zeros_like(self.weight)
 
 
-def save(path: Path, value: object) -> None:
+def save(path: Path, value: dict[str, dict[str, Tensor]]) -> None:
     """Write tensors to a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -185,14 +186,14 @@ def save(path: Path, value: object) -> None:
     partial.replace(path)
 
 
-def load(path: Path) -> dict[str, Tensor]:
+def load(path: Path) -> dict[str, dict[str, Tensor]]:
     """Read what `save` wrote.
 
     Raises:
         ValueError: the file cannot be read.
     """
     try:
-        found: dict[str, Tensor] = torch.load(path, weights_only=True)
+        found: dict[str, dict[str, Tensor]] = torch.load(path, weights_only=True)
     except Exception as error:  # torch.load raises many kinds
         raise ValueError(f"{path} cannot be read, delete it: {error}") from error
     return found
