@@ -228,7 +228,9 @@ def fit(made: nn.Module, problem: Problem, steps: int, progress: Callable[[], ob
     """Fit a generator V to a weight W by Adam, and keep the best cores: the relative error.
 
     The loss is tr((W - V) C (W - V)^T) / tr(W C W^T). Its gradient by V, 2 (V - W) C, takes the
-    product that the loss takes, so that it is given to `backward` as it is.
+    product that the loss takes, so that it is given to `backward` as it is. Unlike in
+    `tncompile.nn.fit` each core has a rate of its own: those of a warm start differ in scale by
+    orders of magnitude, and in as few steps as here one rate for all goes less far.
     """
     weight, moment = problem.weight.float(), problem.moment.float()
     power = float(((problem.weight @ problem.moment) * problem.weight).sum())

@@ -136,6 +136,7 @@ def _scale(plane: _Plane, results: Results) -> Iterator[Markup]:
             label = "dense" if times == 1 else f"1/{times}"
             yield tag("path", d=f"M{x:.1f} {plane.bottom}v5", stroke="#555555")
             yield tag("text", label, x=x, y=plane.bottom + 21, text_anchor="middle")
+    yield tag("text", "mean cosine", x=plane.left + 6, y=plane.top + 18)
     middle = (plane.left + plane.right) / 2
     what = "numbers kept of the compressed weights"
     yield tag("text", what, x=middle, y=plane.bottom + 46, text_anchor="middle")
@@ -157,7 +158,7 @@ def _curves(plane: _Plane, results: Results) -> Iterator[Markup]:
         y += 22
     if any(each.distilled for each in results.results):
         x = plane.right + 5
-        yield tag("path", d=f"M{x} {y - 4}h14", stroke="#000000", stroke_dasharray="4 3")
+        yield tag("circle", cx=x + 7, cy=y - 5, r=4, fill="#ffffff", stroke="#000000")
         yield tag("text", "distilled", x=plane.right + 24, y=y)
 
 
