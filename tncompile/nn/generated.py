@@ -146,7 +146,7 @@ def chain(module: nn.Module, parameter: str) -> parametrize.ParametrizationList:
     return found
 
 
-def _emitted(generator: nn.Module) -> type:
+def emitted_class(generator: nn.Module) -> type:
     """The emitted class of a generator, also where its cores are parametrised."""
     kinds = type(generator).__mro__
     return kinds[1] if parametrize.is_parametrized(generator) else kinds[0]
@@ -158,13 +158,13 @@ def compiled_of(generator: nn.Module) -> Compiled:
     Raises:
         ModelError: its class was imported from a file, not made by `tncompile.compile`.
     """
-    module = sys.modules.get(_emitted(generator).__module__)
-    found = getattr(module, "__tncompile__", None)
+    kind = emitted_class(generator)
+    found = getattr(sys.modules.get(kind.__module__), "__tncompile__", None)
     if not isinstance(found, Compiled):
         raise ModelError(
-            f"{_emitted(generator).__name__} does not know its source: it comes from "
-            f"{_emitted(generator).__module__}, a module compiled before; use `tncompile.load` or "
-            "`tncompile.compile` on the .tn file instead of importing it"
+            f"{kind.__name__} does not know its source: it comes from {kind.__module__}, a module "
+            "compiled before; use `tncompile.load` or `tncompile.compile` on the .tn file instead "
+            "of importing it"
         )
     return found
 
@@ -175,6 +175,6 @@ def layer_of(generator: nn.Module) -> Layer:
     Raises:
         ModelError: its class was imported from a file, not made by `tncompile.compile`.
     """
-    wanted = _emitted(generator).__name__
+    wanted = emitted_class(generator).__name__
     layers = compiled_of(generator).plan.program.layers
     return next(layer for layer in layers if f"{layer.class_name}Weight" == wanted)
