@@ -130,7 +130,7 @@ def load_cores(model: nn.Module, path: str | os.PathLike[str], *, strict: bool =
     read = read_tensors(path)
     entries = list(_entries(path, read.metadata))
     present = {each.shown: each for each in generated(model)}
-    likes = {}
+    likes: dict[str, Tensor] = {}
     places = []
     for entry in entries:
         if entry.name in present:
@@ -199,8 +199,8 @@ def load_dense(
     for each in found:
         name = f"{each.name}.{each.parameter}".lstrip(".")
         check_complete(shown, given, [name])
-        like = next(iter(each.cores().values()))
-        like = like.detach().new_empty(()).expand(layer_of(each.generator).target.weight_shape)
+        shape = layer_of(each.generator).target.weight_shape
+        like = next(iter(each.cores().values())).detach().new_empty(()).expand(shape)
         weights[each.shown] = converted(shown, name, given.pop(name), like)
     state = fitting(shown, given, model)
     check_complete(shown, state, _names_besides(model, _parts(found)))
@@ -252,12 +252,13 @@ def _names_besides(model: nn.Module, parts: Iterable[Tensor]) -> list[str]:
 
 def _check_all_are_cores(found: Generated) -> None:
     """Refuse what a file of cores would lose: gates, fake quantisation, other parametrisations."""
-    if found.how == "parametrize" and len(chain(found.module, found.parameter)) > 1:
-        kind = type(chain(found.module, found.parameter)[1]).__name__
-        raise ModelError(
-            f"`{found.shown}` is parametrised by {kind} besides its generator, and a file of cores "
-            "has no place for that; take it off first"
-        )
+    if found.how == "parametrize":
+        for name, module in chain(found.module, found.parameter).named_children():
+            if name.isdigit() and module is not found.generator:
+                raise ModelError(
+                    f"`{found.shown}` is parametrised by {type(module).__name__} besides its "
+                    "generator, and a file of cores has no place for that; take it off first"
+                )
     for core in found.cores():
         for module in worn(found, core):
             name, kind = f"{found.shown}.{core}", type(module).__name__

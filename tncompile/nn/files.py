@@ -224,8 +224,12 @@ def _numpy(path: Path) -> Iterator[_Opened]:
 
 def _pickled(path: Path) -> _Opened:
     # Mapped into memory, which only the newer files can be: nothing is read before it is used.
-    mapped = zipfile.is_zipfile(path)
-    found = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+    # By that suffix torch.load would take it for a safetensors file.
+    if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
+        found = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+    else:
+        with path.open("rb") as file:
+            found = torch.load(file, map_location="cpu", weights_only=True)
     if isinstance(found, Tensor):
         return _Opened(["tensor"], lambda _: found.clone(), {})
     if not isinstance(found, Mapping):

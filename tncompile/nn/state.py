@@ -137,7 +137,7 @@ def intact(shown: object, model: nn.Module, *, whole: bool) -> Iterator[None]:
             each.restore_extra()
         if not isinstance(error, Exception) or isinstance(error, CheckpointError | ModelError):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"{shown} cannot be loaded, and the model is as it was: {reason}"
         ) from error
