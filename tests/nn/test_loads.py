@@ -242,7 +242,11 @@ def test_loads_into_gated_and_quantised_models(
     plain = small(MIXED, how)
     load_dense(plain, state)
     path = _written(plain, tmp_path)
-    for load in (lambda model: load_dense(model, state), lambda model: load_cores(model, path)):
+    loads: list[Callable[[nn.Module], object]] = [
+        lambda model: load_dense(model, state),
+        lambda model: load_cores(model, path),
+    ]
+    for load in loads:
         model = small(MIXED, how, 1)
         change(model)
         with torch.no_grad():
