@@ -22,7 +22,7 @@ from tncompile.nn import (
     load_dense,
     save_cores,
 )
-from tncompile.nn.files import read_tensor, read_tensors
+from tncompile.nn.files import read_tensors
 
 UP = 'layer up : Linear(16, 12) from MERA(3) { replaces = "up" }'
 
@@ -165,7 +165,10 @@ def _gone(path: Path) -> None:
         (_plain, "is no file of cores; it may be a dense checkpoint, which load_dense"),
         (_edited(lambda t, c: t.pop("up.root")), "has no core `up.root`"),
         (_edited(lambda t, c: t["up.root"].fill_(math.nan)), "`up.root` of .* not finite"),
-        (_edited(lambda t, c: t.update({"up.root": torch.zeros(2)})), r"has shape \(2,\), not"),
+        (
+            _edited(lambda t, c: t.update({"up.root": torch.zeros(2)})),
+            r"`up.root` has shape \(2,\) in",
+        ),
         (_edited(lambda t, c: c.update(format=9)), "has format 9"),
         (_edited(lambda t, c: c.pop("modules")), "is broken"),
         (_edited(lambda t, c: c.update(sources=[{}])), "not in the form"),
@@ -245,40 +248,3 @@ def test_dense_checkpoints_of_other_models_are_refused() -> None:
         with pytest.raises((CheckpointError, ModelError), match=message):
             load_dense(model, spoilt)
         assert same(model.state_dict(), kept)
-
-
-def test_tensors_of_every_kind_of_file(tmp_path: Path) -> None:
-    import numpy as np
-
-    tensor = torch.arange(6.0).reshape(2, 3)
-    np.save(tmp_path / "a.npy", tensor.numpy())
-    np.savez(tmp_path / "a.npz", weight=tensor.numpy())
-    torch.save({"weight": tensor}, tmp_path / "a.pt")
-    safetensors.torch.save_file({"weight": tensor}, tmp_path / "a.safetensors")
-    for suffix in ("npy", "npz", "pt", "safetensors"):
-        path = tmp_path / f"a.{suffix}"
-        assert torch.equal(read_tensor(path, None), tensor)
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(CheckpointError, match="cut short"):
-            read_tensors(path)
-
-
-def test_files_run_nothing(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, ...]:
-            return os.system, (f"touch {tmp_path}/ran",)
-
-    torch.save({"weight": Evil()}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError):
-        read_tensors(tmp_path / "a.pt")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_keys_that_are_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    safetensors.torch.save_file({"up.weight": torch.zeros(2), "up.bias": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match=r"no tensor `up\.weigth`; the nearest name"):
-        read_tensor(path, "up.weigth")
-    with pytest.raises(CheckpointError, match="holds 2 tensors; say which"):
-        read_tensor(path, None)

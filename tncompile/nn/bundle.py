@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 from tncompile.api import compile
+from tncompile.diagnostics import DiagnosticError
 from tncompile.driver import Compiled
+from tncompile.emit.backend import UnknownBackendError
 from tncompile.nn.errors import CheckpointError
 from tncompile.syntax import Unit, all_units, ast
 
@@ -34,8 +36,8 @@ def compile_bundle(data: Mapping[str, object]) -> ModuleType:
     """The module of a source that `bundle` made plain.
 
     Raises:
-        CheckpointError: this is no such data.
-        DiagnosticError: the source does not compile, as if written for another version.
+        CheckpointError: this is no such data, or the source does not compile, as if written for
+            another version or a backend that is not installed.
     """
     match data:
         case {
@@ -47,13 +49,17 @@ def compile_bundle(data: Mapping[str, object]) -> ModuleType:
             pass
         case _:
             raise CheckpointError("its source is not in the form that `save_cores` writes")
-    if not imported:
-        return compile(text, backend, definitions=definitions, budget=budget)
-    with tempfile.TemporaryDirectory() as folder:
-        for number, each in enumerate([text, *imported]):
-            (Path(folder) / f"{number}.tn").write_text(str(each), "utf-8")
-        main = Path(folder) / "0.tn"
-        return compile(main, backend, definitions=definitions, budget=budget)
+    try:
+        if not imported:
+            return compile(text, backend, definitions=definitions, budget=budget)
+        with tempfile.TemporaryDirectory() as folder:
+            for number, each in enumerate([text, *imported]):
+                (Path(folder) / f"{number}.tn").write_text(str(each), "utf-8")
+            main = Path(folder) / "0.tn"
+            return compile(main, backend, definitions=definitions, budget=budget)
+    except (DiagnosticError, UnknownBackendError) as error:
+        reason = str(error.args[0]).splitlines()[0]
+        raise CheckpointError(f"its source does not compile here: {reason}") from error
 
 
 def _numbered(unit: Unit, units: tuple[Unit, ...]) -> str:
