@@ -93,7 +93,7 @@ def _moment(module: nn.Module, value: Tensor) -> tuple[Tensor, int]:
         return counts.double(), value.numel()
     if isinstance(module, nn.Linear | nn.MultiheadAttention):
         rows = value.reshape(-1, value.shape[-1])
-        return _summed(rows.split(max(1, _ENTRIES // max(1, rows.shape[-1])))), rows.shape[0]
+        return _summed(_parts(rows, (0,))), rows.shape[0]
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     windows = _windows(module, value)
     dimensions = len(module.kernel_size)
@@ -127,13 +127,13 @@ def _windows(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, value: Tensor) -> Tensor
     return value
 
 
-def _parts(windows: Tensor, axes: tuple[int, ...]) -> Iterator[Tensor]:
+def _parts(inputs: Tensor, axes: tuple[int, ...]) -> Iterator[Tensor]:
     """Views of parts of bounded size, halved along the longest of some axes."""
-    longest = max(axes, key=lambda axis: windows.shape[axis])
-    if windows.numel() <= _ENTRIES or windows.shape[longest] <= 1:
-        yield windows
+    longest = max(axes, key=lambda axis: inputs.shape[axis])
+    if inputs.numel() <= _ENTRIES or inputs.shape[longest] <= 1:
+        yield inputs
         return
-    for half in windows.tensor_split(2, longest):
+    for half in inputs.tensor_split(2, longest):
         yield from _parts(half, axes)
 
 

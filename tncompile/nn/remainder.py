@@ -174,4 +174,5 @@ def _is_same(
 
 def _times(tensor: Tensor, axis: int, matrix: Tensor) -> Tensor:
     """A tensor with a matrix, shape (new, old), applied to one of its axes."""
-    return torch.tensordot(matrix, tensor, ([1], [axis])).movedim(0, axis)
+    made: Tensor = torch.tensordot(matrix, tensor, ([1], [axis]))
+    return made.movedim(0, axis)
