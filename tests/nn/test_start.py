@@ -326,9 +326,9 @@ def test_tied_cores_on_children_of_other_shapes() -> None:
 
 
 def test_ranks_beyond_what_leads_on_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty modes of two under edges of eight: the state never has more entries than the weight.
+    """Twelve modes of two under edges of four: the state never has more entries than the weight.
 
-    Padded to the size of its edges it would have 8^20.
+    Padded to the size of its edges it would have 4^12.
     """
     largest = 0
     matmul = Tensor.__matmul__
@@ -340,7 +340,7 @@ def test_ranks_beyond_what_leads_on_cost_nothing(monkeypatch: pytest.MonkeyPatch
         return made
 
     monkeypatch.setattr(Tensor, "__matmul__", watched)
-    text = "layer a : Linear(64, 64) from HierarchicalTucker(8) { modes = [o by 2, i by 2] }"
+    text = "layer a : Linear(64, 64) from HierarchicalTucker(4) { modes = [o by 2, i by 2] }"
     generator = emitted(text).AWeight(dtype=torch.float64)
     layer = layer_of(generator)
     weight = torch.randn(64, 64, dtype=torch.float64)

@@ -84,15 +84,15 @@ class Remainder:
         rows = math.prod(self.state.shape[k] for k in first)
         return self.state.permute([*first, *others]).reshape(rows, -1)
 
-    def shape(self, node: Node) -> _Lie:
+    def lie(self, node: Node) -> _Lie:
         """How a core lies on its axes: for each the places on the core, and the lift."""
         axes = [self.axes[k] for k in self.inner(node)]
         return [(tuple(node.edges.index(edge) for edge in a.edges), a.lift) for a in axes]
 
     def align(self, group: list[Node]) -> None:
         """Let cores that are one lie alike on their axes, which have all entries if they differ."""
-        first = self.shape(group[0])
-        if all(_is_same(first, self.shape(node)) for node in group[1:]):
+        first = self.lie(group[0])
+        if all(_is_same(first, self.lie(node)) for node in group[1:]):
             return
         for edge in [edge for node in group for edge in node.edges]:
             for k, axis in enumerate(self.axes):
