@@ -39,6 +39,31 @@ def test_errors_of_outputs_are_those_that_moments_foretell(kind: str) -> None:
     assert output_error(other, weight.detach(), moments) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", list(MODULES))
+def test_parts_of_inputs_have_the_moments_of_all(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small the parts are, each within the bound or a single window."""
+    torch.manual_seed(0)
+    module, shape = MODULES[kind]
+    batch = torch.randn(shape, dtype=torch.float64)
+    model = nn.Sequential(module.double())
+    whole = input_moments(model, ["0"], lambda: model(batch))["0"]
+    seen: list[int] = []
+    double = Tensor.double
+
+    def watched(tensor: Tensor) -> Tensor:
+        seen.append(tensor.numel())
+        return double(tensor)
+
+    monkeypatch.setattr(Tensor, "double", watched)
+    monkeypatch.setattr("tncompile.nn.moments._ENTRIES", 60)
+    parts = input_moments(model, ["0"], lambda: model(batch))["0"]
+    torch.testing.assert_close(parts, whole)
+    assert len(seen) > 1
+    assert max(seen) <= 60
+
+
 def test_embeddings_are_weighted_by_how_often_rows_come() -> None:
     model = nn.Sequential(nn.Embedding(4, 3))
     words = torch.tensor([[0, 0, 1], [0, 3, 3]])
@@ -75,6 +100,14 @@ def test_bad_input() -> None:
         input_moments(model, ["1"], lambda: model(torch.zeros(1, 3)))
     with pytest.raises(ModelError, match="`0` was not called"):
         input_moments(model, ["0"], lambda: None)
+    with pytest.raises(ModelError, match="`0` was not called"):
+        input_moments(model, iter(["0"]), lambda: None)
+    with pytest.raises(ModelError, match="or called with keywords only"):
+        input_moments(model, ["0"], lambda: model[0](input=torch.zeros(1, 3)))
+    with pytest.raises(ModelError, match="no module `9`"):
+        input_moments(model, ["0", "9"], lambda: model(torch.zeros(1, 3)))
+    with pytest.raises(ModelError, match=r"names=\['0'\], not '0'"):
+        input_moments(model, "0", lambda: model(torch.zeros(1, 3)))
     assert not model[0]._forward_pre_hooks
     with pytest.raises(ModelError, match=r"shape \(2, 2\) do not belong to a weight of shape"):
         output_error(torch.zeros(3, 3), torch.zeros(3, 3), torch.eye(2))

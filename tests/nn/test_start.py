@@ -7,12 +7,14 @@ import pytest
 import tensorly
 import torch
 from tensorly.decomposition import tensor_train, tucker
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import tncompile
 from tests.nn.models import emitted
+from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import layer_of
-from tncompile.nn.start import relative_error, warm_start
+from tncompile.nn.start import relative_error, start_from, warm_start
 from tncompile.nn.trees import NoMultilinearStartError, decompose
 
 
@@ -178,3 +180,215 @@ def test_all_cores_are_given() -> None:
         assert shapes == {n: tuple(p.shape) for n, p in generator.named_parameters()}
         for one, other in itertools.pairwise(cores):
             assert one != other
+
+
+def drawn(body: str, settings: str = "", rows: int = 4) -> nn.Module:
+    """A generator of a network of four legs of two, in float64."""
+    torch.manual_seed(1)
+    text = f"network N() {{ {body} }}\nlayer a : Linear(4, {rows}) from N()"
+    module = emitted(f"{text} {{ modes = [o by 2, i by 2] {settings} }}")
+    made: nn.Module = module.AWeight(dtype=torch.float64)
+    return made
+
+
+def frozen_of(generator: nn.Module) -> dict[str, Tensor]:
+    """Copies of the frozen cores."""
+    return {n: p.clone() for n, p in generator.named_parameters() if not p.requires_grad}
+
+
+FROZEN_LEAVES = {
+    "leaf": "freeze A(leg[1], x: 2)  B(x, leg[2], leg[3], leg[4])",
+    "root kept for a trained core": "A(leg[1], x: 2)  freeze B(x, leg[2], leg[3], leg[4])",
+    "subtree": "freeze A(leg[1], x: 3)  freeze B(x, leg[2], y: 2)  C(y, leg[3], leg[4])",
+    "several": "freeze A(x: 2, leg[1])  freeze D(leg[4], y: 3)"
+    "  B(x, leg[2], z: 3)  C(z, leg[3], y)",
+    "wide": "freeze A(leg[1], x: 5, y: 3)  B(y, leg[2], x, leg[3..4])",
+    "a network of its own": "freeze A(leg[1], leg[2])  B(leg[3], leg[4])",
+    "no leg": "freeze A(x: 2, y: 2)  B(x, leg[1..2], y, leg[3..4])",
+}
+
+
+@pytest.mark.parametrize("body", FROZEN_LEAVES.values(), ids=list(FROZEN_LEAVES))
+@pytest.mark.parametrize("groups", [1, 2])
+def test_frozen_leaves_keep_their_values(body: str, groups: int) -> None:
+    """And the others make the best of them: what the generator made is found exactly."""
+    generator = drawn(body, f"groups = {groups}", 4 * groups)
+    weight = generator().detach()
+    kept = frozen_of(generator)
+    with torch.no_grad():
+        for core in generator.parameters():
+            if core.requires_grad:
+                core.normal_()
+    assert warm_start(generator, weight) < 1e-7
+    assert kept
+    for name, value in kept.items():
+        assert torch.equal(generator.get_parameter(name), value)
+
+
+def test_a_frozen_leaf_costs_what_it_does_not_span() -> None:
+    """Of other weights the rest is the best: a projection, then a truncated SVD of 4 x 4."""
+    torch.manual_seed(4)
+    weight = torch.randn(4, 4, dtype=torch.float64)
+    body = "freeze A(leg[1..2], x: 3)  B(x, y: 2)  C(y, leg[3..4])"
+    generator = drawn(body)
+    frozen = generator.get_parameter("A").detach().reshape(4, 3)
+    basis = torch.linalg.qr(frozen).Q
+    inside = basis.mT @ weight
+    tail = torch.linalg.svdvals(inside)[2:].square().sum()
+    best = (weight - basis @ inside).square().sum() + tail
+    expected = float((best / weight.square().sum()).sqrt())
+    assert warm_start(generator, weight) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("init", ["ones", "zeros"])
+def test_frozen_cores_that_span_little(init: str) -> None:
+    body = f"freeze A(leg[1], x: 2) init {init}  B(x, leg[2], leg[3], leg[4])"
+    generator = drawn(body)
+    weight = torch.randn(4, 4, dtype=torch.float64)
+    mean = weight.reshape(2, 8).mean(0).expand(2, 8).reshape(4, 4)
+    expected = relative_error(mean, weight) if init == "ones" else 1.0
+    assert warm_start(generator, weight) == pytest.approx(expected)
+    value = 1.0 if init == "ones" else 0.0
+    assert torch.equal(generator.get_parameter("A"), torch.full((2, 2), value).double())
+
+
+@pytest.mark.parametrize(
+    ("start", "body"),
+    [
+        ("scale", "S(h[1..2])  }  freeze A(h[1], leg[1], y: 2)  B(y, h[2], leg[2..4])"),
+        (
+            "scale",
+            "freeze T(h[1], x: 2)  S(x, h[2]) }  A(h[1], leg[1], y: 2)  B(y, h[2], leg[2..4])",
+        ),
+        ("draw", "S(h[1..2])  }  freeze A(h[1], leg[1], y: 2)  B(y, h[2], leg[2..4])"),
+        ("warm", "freeze T(x: 2)  S(x, h[1..2]) }  A(h[1], leg[1..2])  B(h[2], leg[3..4])"),
+        ("warm", "S(h[1..2]) }  freeze A(h[1], leg[1..2])  B(h[2], leg[3..4])"),
+    ],
+)
+def test_no_start_changes_frozen_cores(start: str, body: str) -> None:
+    generator = drawn(f"stage (h[1..2]: 2) {{ {body}", "activation = tanh")
+    kept = frozen_of(generator)
+    weight = torch.randn(4, 4, dtype=torch.float64)
+    before = relative_error(generator(), weight)
+    start_from(generator, layer_of(generator), weight, start, "a")
+    assert kept
+    for name, value in kept.items():
+        assert torch.equal(generator.get_parameter(name), value)
+    made = generator().detach()
+    if start == "scale":
+        assert float(made.std(correction=0)) == pytest.approx(float(weight.std(correction=0)))
+    if start == "warm":
+        assert relative_error(made, weight) < min(before, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (
+            "A(leg[1], x: 2)  freeze B(x, leg[2], y: 2)  C(y, leg[3], leg[4])",
+            r"`freeze B\(.*` is frozen between trained cores",
+        ),
+        ("freeze A(leg[1], x: 2)  freeze B(x, leg[2], leg[3], leg[4])", "all its cores are frozen"),
+        (
+            "freeze W(r: 2)  A(r, leg[1])  B(r, leg[2])  C(r, leg[3])  D(r, leg[4])",
+            "canonical polyadic, and has frozen cores",
+        ),
+        # One parameter that would have to be two permutations of itself at once.
+        (
+            "shared A(leg[1], leg[2], x: 2)  shared A(y: 2, leg[3], leg[4])  B(x, y)",
+            "cores shared by layers",
+        ),
+        ("shared A(leg[1], x: 2)  shared A(leg[2], x)  C(leg[3], leg[4])", "cores shared by"),
+        ("identity(o[1], i[1])  A(o[2], i[2])", "an identity joins two legs"),
+        (
+            "identity(o[1], i[1])  A(r: 2, o[1])  B(r, i[1])  C(r, o[2])  D(r, i[2])",
+            "an identity joins two legs",
+        ),
+    ],
+)
+def test_networks_without_a_start_are_left_as_they_are(body: str, why: str) -> None:
+    generator = drawn(body)
+    before = [core.clone() for core in generator.parameters()]
+    with pytest.raises(NoMultilinearStartError, match=why):
+        warm_start(generator, torch.randn(4, 4, dtype=torch.float64))
+    for core, old in zip(generator.parameters(), before, strict=True):
+        assert torch.equal(core, old)
+
+
+def test_tied_cores_on_children_of_other_shapes() -> None:
+    """Cores that are one, over edges of which the state has one and four entries."""
+    body = (
+        "P(leg[1], x: 4)  Q(leg[2..3], y: 4)  shared A(x, u: 2)  shared A(y, v: 2)  B(u, v, leg[4])"
+    )
+    weight = torch.randn(4, 4, dtype=torch.float64)
+    free = body.replace("shared A(x", "C(x").replace("shared A(y", "D(y")
+    assert warm_start(drawn(free), weight) <= warm_start(drawn(body), weight) < 1.0
+
+
+def test_ranks_beyond_what_leads_on_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve modes of two under edges of four: the state never has more entries than the weight.
+
+    Padded to the size of its edges it would have 4^12.
+    """
+    largest = 0
+    matmul = Tensor.__matmul__
+
+    def watched(one: Tensor, other: Tensor) -> Tensor:
+        nonlocal largest
+        made = matmul(one, other)
+        largest = max(largest, one.numel(), other.numel(), made.numel())
+        return made
+
+    monkeypatch.setattr(Tensor, "__matmul__", watched)
+    text = "layer a : Linear(64, 64) from HierarchicalTucker(4) { modes = [o by 2, i by 2] }"
+    generator = emitted(text).AWeight(dtype=torch.float64)
+    layer = layer_of(generator)
+    weight = torch.randn(64, 64, dtype=torch.float64)
+    decompose(layer, weight)
+    assert 0 < largest <= weight.numel()
+    exact = "layer a : Linear(16, 16) from HierarchicalTucker(16) { modes = [o by 2, i by 2] }"
+    weight = torch.randn(16, 16, dtype=torch.float64)
+    assert warm_start(emitted(exact).AWeight(dtype=torch.float64), weight) < 1e-12
+
+
+def test_bad_input() -> None:
+    module = emitted("layer a : Linear(8, 8) from TTN(2)")
+    generator = module.AWeight()
+    before = [core.clone() for core in generator.parameters()]
+    infinite = torch.zeros(8, 8)
+    infinite[2, 3] = torch.nan
+    wrong: list[tuple[Tensor, str]] = [
+        (torch.zeros(8, 4), r"shape \(8, 4\), that of layer `a`, a Linear\(8, 8\), has \(8, 8\)"),
+        (torch.zeros(64), r"shape \(64,\)"),
+        (infinite, r"1 entries that are not finite, the first at \(2, 3\)"),
+        (infinite.to(torch.float8_e4m3fn), "not finite"),
+        (torch.zeros(8, 8, dtype=torch.int64), r"not a tensor of torch\.int64"),
+        (torch.zeros(8, 8, dtype=torch.complex64), r"not a tensor of torch\.complex64"),
+        (torch.zeros(8, 8, device="meta"), "without values"),
+    ]
+    for weight, why in wrong:
+        with pytest.raises(ModelError, match=why):
+            warm_start(generator, weight)
+    with pytest.raises(ModelError, match="not list"):
+        warm_start(generator, [[0.0]])  # type: ignore[arg-type]
+    for core, old in zip(generator.parameters(), before, strict=True):
+        assert torch.equal(core, old)
+    weight = torch.randn(8, 8)
+    with pytest.raises(ModelError, match="Linear is no generator"):
+        warm_start(nn.Linear(8, 8), weight)
+    with pytest.raises(ModelError, match="on the meta device"):
+        warm_start(module.AWeight(device="meta"), weight)
+    frozen = drawn("freeze A(leg[1], x: 2)  B(x, leg[2..4])")
+    frozen.get_parameter("A").fill_(torch.inf)
+    with pytest.raises(ModelError, match="`a`, core `A` has 4 entries that are not finite"):
+        warm_start(frozen, torch.randn(4, 4))
+    plain = nn.Linear(8, 8)
+    parametrize.register_parametrization(plain, "weight", generator)
+    with pytest.raises(ModelError, match="does not hold its core `root` itself"):
+        warm_start(generator, weight)
+    gated = module.AWeight()
+    parametrize.register_parametrization(gated, "root", nn.Identity())
+    with pytest.raises(ModelError, match="does not hold its core `root` itself"):
+        warm_start(gated, weight)
+    with pytest.raises(ModelError, match="core `A` of layer `a` is frozen: give its values"):
+        decompose(layer_of(frozen), torch.randn(4, 4))

@@ -11,13 +11,17 @@ moment each. Of an embedding the inputs are indices, and C is diagonal: how ofte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tncompile.nn.errors import ModelError
+from tncompile.nn.names import near
+
+# Entries of inputs that are in float64 at one time: 128 MiB.
+_ENTRIES = 2**24
 
 
 def input_moments(
@@ -37,14 +41,23 @@ def input_moments(
         groups; (n,) for an embedding of n rows, which sums to 1.
 
     Raises:
-        ModelError: a module is of another kind, or was never called.
+        ModelError: the model has no module of a name, one of another kind, or one that was never
+            called.
     """
+    if isinstance(names, str):
+        raise ModelError(f"names are several: names=[{names!r}], not {names!r}")
+    names = list(names)  # an iterator has them once only
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    known = dict(model.named_modules(remove_duplicate=False))
     handles = []
     try:
         for name in names:
-            module = model.get_submodule(name)
+            if name not in known:
+                raise ModelError(
+                    f"the model has no module `{name}`{near(name, filter(None, known))}"
+                )
+            module = known[name]
             if not isinstance(module, _KINDS):
                 raise ModelError(
                     f"`{name}` is a {type(module).__name__}; moments are taken of inputs of "
@@ -52,6 +65,8 @@ def input_moments(
                 )
 
             def see(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                if not inputs:
+                    return  # keywords only
                 moment, count = _moment(module, inputs[0].detach())
                 sums[name] = sums[name] + moment if name in sums else moment
                 counts[name] = counts.get(name, 0) + count
@@ -77,15 +92,29 @@ def _moment(module: nn.Module, value: Tensor) -> tuple[Tensor, int]:
         counts = torch.bincount(value.flatten(), minlength=module.num_embeddings)
         return counts.double(), value.numel()
     if isinstance(module, nn.Linear | nn.MultiheadAttention):
-        rows = value.reshape(-1, value.shape[-1]).double()
-        return rows.mT @ rows, rows.shape[0]
-    rows = _windows(module, value).double()
-    return rows.mT @ rows, rows.shape[-2]
-
-
-def _windows(module: nn.Module, value: Tensor) -> Tensor:
-    """The inputs of all output positions: (groups, positions, i), or (positions, i)."""
+        rows = value.reshape(-1, value.shape[-1])
+        return _summed(_parts(rows, (0,))), rows.shape[0]
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    windows = _windows(module, value)
+    dimensions = len(module.kernel_size)
+    count = windows.shape[0] * int(windows.shape[2 : 2 + dimensions].numel())
+    parts = _parts(windows, (0, *range(2, 2 + dimensions)))
+    return _summed(_rows(part, module.groups, dimensions) for part in parts), count
+
+
+def _summed(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of x x^T over the rows of all parts, each made float64 when its turn comes."""
+    total: Tensor | None = None
+    for part in parts:
+        rows = part.double()
+        moment = rows.mT @ rows
+        total = moment if total is None else total.add_(moment)
+    assert total is not None
+    return total
+
+
+def _windows(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, value: Tensor) -> Tensor:
+    """The inputs of all output positions, a view: (n, channels, positions..., kernel...)."""
     dimensions = len(module.kernel_size)
     if value.ndim == dimensions + 1:
         value = value.unsqueeze(0)
@@ -95,12 +124,25 @@ def _windows(module: nn.Module, value: Tensor) -> Tensor:
         span = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
         value = value.unfold(2 + axis, span, module.stride[axis])
         value = value[..., :: module.dilation[axis]]  # the newest axis is the last
-    # (n, channels, positions..., kernel...) to (groups, n positions, channels of a group, kernel).
-    count, groups = value.shape[0], module.groups
-    value = value.reshape(count, groups, -1, *value.shape[2:])
+    return value
+
+
+def _parts(inputs: Tensor, axes: tuple[int, ...]) -> Iterator[Tensor]:
+    """Views of parts of bounded size, halved along the longest of some axes."""
+    longest = max(axes, key=lambda axis: inputs.shape[axis])
+    if inputs.numel() <= _ENTRIES or inputs.shape[longest] <= 1:
+        yield inputs
+        return
+    for half in inputs.tensor_split(2, longest):
+        yield from _parts(half, axes)
+
+
+def _rows(windows: Tensor, groups: int, dimensions: int) -> Tensor:
+    """One window a row: (groups, n positions, channels of a group x kernel), or without groups."""
+    value = windows.reshape(windows.shape[0], groups, -1, *windows.shape[2:])
     value = value.movedim((1, 2), (0, 2 + dimensions))
-    windows = value.reshape(groups, -1, int(value.shape[2 + dimensions :].numel()))
-    return windows[0] if groups == 1 else windows
+    rows = value.reshape(groups, -1, int(value.shape[2 + dimensions :].numel()))
+    return rows[0] if groups == 1 else rows
 
 
 def moments_of(rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tncompile.graph.ir import Layer
 from tncompile.nn.errors import ModelError
-from tncompile.nn.generated import core_names, layer_of
+from tncompile.nn.generated import core_names, is_generator, layer_of
 from tncompile.nn.trees import decompose
 
 START = ("scale", "draw", "warm")
@@ -45,7 +45,10 @@ def check_finite(weight: Tensor, name: str) -> None:
     Raises:
         ModelError: naming how many there are, and where the first is.
     """
-    wrong = ~torch.isfinite(weight.detach())
+    weight = weight.detach()
+    if weight.is_floating_point() and weight.element_size() == 1:
+        weight = weight.float()  # 8 bits: PyTorch can't tell
+    wrong = ~torch.isfinite(weight)
     if bool(wrong.any()):
         first = tuple(wrong.nonzero()[0].tolist())
         raise ModelError(
@@ -62,6 +65,7 @@ def warm_start(generator: nn.Module, weight: Tensor, layer: Layer | None = None)
     it can at all (see `tncompile.nn.trees`). With activations hidden states are made so small
     that these are nearly linear; of a few scales, down to where the arithmetic loses digits, the
     one with the least error is kept. Gradient descent goes on from there (`tncompile.nn.fit`).
+    Frozen cores keep the values that they have.
 
     Args:
         generator: an emitted `…Weight`, holding its cores itself.
@@ -72,14 +76,21 @@ def warm_start(generator: nn.Module, weight: Tensor, layer: Layer | None = None)
         The relative error that is left, |generated - weight| / |weight| (Frobenius).
 
     Raises:
-        NoMultilinearStartError: the network has loops, constants, or cores shared by layers.
-        ModelError: the source of the generator is not known.
+        NoMultilinearStartError: the network has loops, constants, cores shared by layers, or
+            frozen cores anywhere but at its leaves.
+        ModelError: this is no generator, its source is not known, or it does not hold its cores;
+            the weight has another shape, or entries that are not finite real numbers. The
+            generator is left as it was.
     """
+    cores = _held(generator)
     layer = layer_of(generator) if layer is None else layer
-    names = {p.name for p in layer.parameters}
-    values = decompose(layer, weight)
-    cores = {name: generator.get_parameter(name) for name in core_names(generator)}
-    learnt = {name: core.clone() for name, core in cores.items() if name not in names}
+    _check_weight(weight, layer)
+    weight = weight.detach().to(next(iter(cores.values())).device)
+    fixed = {p.name: cores[p.name].clone() for p in layer.parameters if p.frozen}
+    for name, core in fixed.items():
+        check_finite(core, f"{layer.name}`, core `{name}")
+    values = decompose(layer, weight, fixed) | fixed
+    learnt = {name: core.clone() for name, core in cores.items() if name not in values}
     hidden = any(stage.activation is not None for stage in layer.stages)
     best: tuple[float, dict[str, Tensor]] | None = None
     for deviation in _STATE_DEVIATIONS if hidden else (None,):
@@ -94,6 +105,53 @@ def warm_start(generator: nn.Module, weight: Tensor, layer: Layer | None = None)
     for name, core in cores.items():
         core.copy_(best[1][name])
     return best[0]
+
+
+def _held(generator: nn.Module) -> dict[str, nn.Parameter]:
+    """The cores that a generator holds itself.
+
+    Raises:
+        ModelError: this is no generator, or its cores are elsewhere, or have no values.
+    """
+    if not isinstance(generator, nn.Module) or not is_generator(generator):
+        raise ModelError(
+            f"{type(generator).__name__} is no generator; take the `.generator` of a drop-in, or a "
+            "new `…Weight()` of its class"
+        )
+    held = dict(generator.named_parameters())
+    name = next((name for name in core_names(generator) if name not in held), None)
+    if name is not None:
+        raise ModelError(
+            f"this {type(generator).__name__} does not hold its core `{name}` itself: a "
+            "parametrisation does. Set a new `…Weight()` and copy its cores, or, with "
+            "`decompress` first, `compress(model, source, start='warm')`; gates and fake "
+            "quantisation come off with `remove_gates` and `dequantize`"
+        )
+    cores = {name: held[name] for name in core_names(generator)}
+    if any(core.is_meta for core in cores.values()):
+        raise ModelError("the cores are on the meta device and have no values; materialise them")
+    return cores
+
+
+def _check_weight(weight: Tensor, layer: Layer) -> None:
+    """Refuse what is no weight of a layer.
+
+    Raises:
+        ModelError: no tensor of finite real numbers, or of another shape.
+    """
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.is_meta:
+        kind = type(weight).__name__
+        if isinstance(weight, Tensor):
+            kind = f"a tensor of {weight.dtype}" + (" without values" if weight.is_meta else "")
+        raise ModelError(
+            f"layer `{layer.name}` starts from a tensor of floating-point numbers, not {kind}"
+        )
+    if tuple(weight.shape) != tuple(layer.target.weight_shape):
+        raise ModelError(
+            f"the weight has shape {tuple(weight.shape)}, that of layer `{layer.name}`, a "
+            f"{layer.target}, has {tuple(layer.target.weight_shape)}"
+        )
+    check_finite(weight, layer.name)
 
 
 def _calibrate(generator: nn.Module, layer: Layer, weight: Tensor, deviation: float) -> None:

@@ -3,25 +3,27 @@
 Activations are left out and mixers are the identity, so that a decoder is a tree. What remains
 is decomposed in one way, whatever it is called: from the leaves inwards, each core becomes the
 leading singular vectors of the state seen as its legs against all others, and the state is
-projected onto them. For a tree of cores that is the hierarchical SVD (Grasedyck, "Hierarchical
-singular value decomposition of tensors", SIAM J. Matrix Anal. Appl. 31, 2010), for a train the
-TT-SVD (Oseledets 2011), for a Tucker network the sequentially truncated HOSVD (Vannieuwenhoven,
-Vandebril and Meerbergen 2012); the error is at most sqrt(2 d - 3) times that of the best tree of
-these ranks, d being the order. A network of one hyperedge is canonical polyadic, and TensorLy's
-alternating least squares finds it.
+projected onto them (`tncompile.nn.remainder`). For a tree of cores that is the hierarchical SVD
+(Grasedyck, "Hierarchical singular value decomposition of tensors", SIAM J. Matrix Anal. Appl. 31,
+2010), for a train the TT-SVD (Oseledets 2011), for a Tucker network the sequentially truncated
+HOSVD (Vannieuwenhoven, Vandebril and Meerbergen 2012); the error is at most sqrt(2 d - 3) times
+that of the best tree of these ranks, d being the order. A network of one hyperedge is canonical
+polyadic, and TensorLy's alternating least squares finds it. Frozen cores keep their values: at
+the leaves the state is projected onto what they span, anywhere else such a network is refused.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from tncompile.graph.ir import CONSTANTS, Core, CoreKind, Layer, Modes
 from tncompile.nn.errors import ModelError
+from tncompile.nn.remainder import Axis, Network, Node, Remainder
 
 _CP_STEPS = 100
 
@@ -30,45 +32,37 @@ class NoMultilinearStartError(ModelError):
     """A network is neither a tree, once mixers are left out, nor canonical polyadic."""
 
 
-@dataclass(slots=True, eq=False)
-class _Node:
-    """A trained core: its edges in the order of its axes, each an edge of the whole network."""
-
-    core: Core
-    edges: list[int]
-
-    @property
-    def key(self) -> tuple[str | None, int | None]:
-        """What cores that are one and the same have in common."""
-        return self.core.parameter, self.core.slot
-
-
-@dataclass(slots=True)
-class _Network:
-    """All stages of a layer as one network: sizes of its edges, its legs in the weight's order."""
-
-    nodes: list[_Node] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    legs: list[int] = field(default_factory=list)
-
-
-def decompose(layer: Layer, weight: Tensor) -> dict[str, Tensor]:
+def decompose(
+    layer: Layer, weight: Tensor, frozen: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Cores that make a weight, or come near it, without activations.
 
     Args:
         layer: of the intermediate representation.
         weight: shape of the target's weight; finite.
+        frozen: the values of all frozen cores, which they keep; by their names in the state dict.
 
     Returns:
-        All trained cores in float64, by their names in the state dict. Frozen ones are among them.
+        All cores in float64, by their names in the state dict. Frozen ones are among them.
 
     Raises:
-        NoMultilinearStartError: the network has loops, constants, or cores shared by layers.
+        NoMultilinearStartError: the network has loops, constants, cores shared by layers, or
+            frozen cores anywhere but at its leaves.
+        ModelError: the values of a frozen core are not given.
     """
+    missing = [p.name for p in layer.parameters if p.frozen and p.name not in (frozen or {})]
+    if missing:
+        raise ModelError(f"core `{missing[0]}` of layer `{layer.name}` is frozen: give its values")
     groups = weight.detach().to("cpu", torch.float64).chunk(layer.groups)
-    found = [_decompose(layer, folded(group, layer.modes)) for group in groups]
+    fixed = {
+        name: value.detach().to("cpu", torch.float64) for name, value in (frozen or {}).items()
+    }
     if layer.groups == 1:
-        return found[0]
+        return _decompose(layer, folded(groups[0], layer.modes), fixed)
+    found = []
+    for number, group in enumerate(groups):
+        own = {name: value[number] for name, value in fixed.items()}
+        found.append(_decompose(layer, folded(group, layer.modes), own))
     return {name: torch.stack([each[name] for each in found]) for name in found[0]}
 
 
@@ -85,27 +79,27 @@ def folded(weight: Tensor, modes: Modes) -> Tensor:
     return torch.nn.functional.pad(weight, amounts).reshape(modes.sizes)
 
 
-def _decompose(layer: Layer, state: Tensor) -> dict[str, Tensor]:
+def _decompose(layer: Layer, state: Tensor, frozen: dict[str, Tensor]) -> dict[str, Tensor]:
     network = _network(layer)
+    if len(set(network.legs)) < len(network.legs):
+        raise _refused(layer, "an identity joins two legs of it")
     values = {p.name: torch.zeros(p.shape, dtype=torch.float64) for p in layer.parameters}
-    found = _polyadic(layer, network, state) or _hierarchical(layer, network, state)
+    values |= frozen
+    found = _polyadic(layer, network, state) or _hierarchical(layer, network, state, frozen)
     for node, value in found:
-        assert node.core.parameter is not None
-        target = values[node.core.parameter]
-        (target if node.core.slot is None else target[node.core.slot]).copy_(value)
+        _own(values, node.core).copy_(value)
     for stage in layer.stages:
         for core in stage.cores:
             if core.kind is CoreKind.MIX and core.parameter is not None:
                 sizes = [index.size for index in core.output_indices]
-                target = values[core.parameter]
-                own = target if core.slot is None else target[core.slot]
+                own = _own(values, core)
                 own.copy_(torch.eye(math.prod(sizes), dtype=own.dtype).reshape(*sizes, *sizes))
     return values
 
 
-def _network(layer: Layer) -> _Network:
+def _network(layer: Layer) -> Network:
     """The stages joined; what a mixer or a constant identity joins is one edge."""
-    network = _Network()
+    network = Network()
     state: dict[str, int] = {}
     for stage in layer.stages:
         edges = dict(state)
@@ -122,13 +116,13 @@ def _network(layer: Layer) -> _Network:
                 if index.name not in edges:
                     edges[index.name] = len(network.sizes)
                     network.sizes.append(index.size)
-            network.nodes.append(_Node(core, [edges[index.name] for index in core.indices]))
+            network.nodes.append(Node(core, [edges[index.name] for index in core.indices]))
         state = {index.name: edges[index.name] for index in stage.outgoing}
     network.legs = list(state.values())
     return network
 
 
-def _join(network: _Network, edges: dict[str, int], core: Core) -> None:
+def _join(network: Network, edges: dict[str, int], core: Core) -> None:
     """Let each outgoing index of a mixer be the edge that comes in."""
     half = len(core.indices) // 2
     for left, right in zip(core.indices[:half], core.indices[half:], strict=True):
@@ -152,33 +146,38 @@ def _refused(layer: Layer, why: str) -> NoMultilinearStartError:
     )
 
 
-def _hierarchical(layer: Layer, network: _Network, state: Tensor) -> list[tuple[_Node, Tensor]]:
+def _hierarchical(
+    layer: Layer, network: Network, state: Tensor, frozen: dict[str, Tensor]
+) -> list[tuple[Node, Tensor]]:
     """Cores from the leaves inwards; the last one takes what is left of the state."""
-    axes, waiting = list(network.legs), list(network.nodes)
+    axes = [Axis((edge,)) for edge in network.legs]
     for edge in _check_edges(layer, network):
-        state, axes = state.unsqueeze(-1), [*axes, edge]
-    found: list[tuple[_Node, Tensor]] = []
+        state, axes = state.unsqueeze(-1), [*axes, Axis((edge,))]
+    rest = Remainder(network, state, axes)
+    waiting = list(network.nodes)
+    for node in _frozen_first(layer, rest, waiting):
+        waiting.remove(node)
+        rest.project_frozen(node, _own(frozen, node.core))
+    found: list[tuple[Node, Tensor]] = []
     while len(waiting) > 1:
-        group = _next(layer, network, axes, waiting)
-        value = _leading(network, state, axes, group)
+        group = _next(layer, rest, waiting)
+        rest.align(group)
+        value = _leading(rest, group)
         for node in group:
-            inner = [edge for edge in node.edges if edge in axes]
-            outer = [edge for edge in node.edges if edge not in axes]
-            rest = [edge for edge in axes if edge not in inner]
-            matrix = _matrix(state, axes, inner)
-            state = (value.mT @ matrix).reshape(
-                *(network.sizes[edge] for edge in outer), *(network.sizes[edge] for edge in rest)
-            )
-            axes = [*outer, *rest]
-            stored = value.reshape([network.sizes[edge] for edge in (*inner, *outer)])
-            order = [[*inner, *outer].index(edge) for edge in node.edges]
-            found.append((node, stored.permute(order)))
+            found.append((node, rest.project(node, value)))
             waiting.remove(node)
     (last,) = waiting
-    return [*found, (last, state.permute([axes.index(edge) for edge in last.edges]))]
+    return [*found, (last, rest.taken(last))]
 
 
-def _check_edges(layer: Layer, network: _Network) -> list[int]:
+def _own(values: dict[str, Tensor], core: Core) -> Tensor:
+    """The tensor of a core among the parameters, a view."""
+    assert core.parameter is not None
+    found = values[core.parameter]
+    return found if core.slot is None else found[core.slot]
+
+
+def _check_edges(layer: Layer, network: Network) -> list[int]:
     """Refuse hyperedges and traces; the indices, of size 1, that stand on one core alone."""
     ends = Counter(network.legs)
     for node in network.nodes:
@@ -190,27 +189,53 @@ def _check_edges(layer: Layer, network: _Network) -> list[int]:
     return [edge for edge, count in ends.items() if count == 1]
 
 
-def _next(layer: Layer, network: _Network, axes: list[int], waiting: list[_Node]) -> list[_Node]:
+def _is_ready(rest: Remainder, node: Node, waiting: list[Node]) -> bool:
+    """Whether a core has all its edges but those to one other core in the state."""
+    outer = set(rest.outer(node))
+    return sum(bool(outer & set(other.edges)) for other in waiting if other is not node) <= 1
+
+
+def _frozen_first(layer: Layer, rest: Remainder, waiting: list[Node]) -> Iterator[Node]:
+    """The frozen cores, each to be taken off the state before the next is asked for.
+
+    Those between trained cores can't be: what is best on one side depends on the other.
+    """
+    fixed = {p.name for p in layer.parameters if p.frozen}
+    left = [node for node in waiting if node.core.parameter in fixed]
+    if len(left) == len(waiting):
+        raise _refused(layer, "all its cores are frozen")
+    while left:
+        node = next((node for node in left if _is_ready(rest, node, waiting)), None)
+        if node is None:
+            raise _refused(layer, f"`{left[0].core.statement}` is frozen between trained cores")
+        left.remove(node)
+        yield node
+
+
+def _next(layer: Layer, rest: Remainder, waiting: list[Node]) -> list[Node]:
     """The core to take next, with all that are one with it: the one with the fewest entries in.
 
-    It has all its edges but those to one other core in the state. Roots come last.
+    Cores that are one must face the others alike, and not each other. Roots come last.
     """
-    groups: dict[tuple[str | None, int | None], list[_Node]] = {}
+    groups: dict[tuple[str | None, int | None], list[Node]] = {}
     for node in waiting:
         groups.setdefault(node.key, []).append(node)
 
-    def is_ready(node: _Node) -> bool:
-        outer = {edge for edge in node.edges if edge not in axes}
-        return sum(bool(outer & set(other.edges)) for other in waiting if other is not node) <= 1
+    def is_alike(group: list[Node]) -> bool:
+        edges = [edge for node in group for edge in node.edges]
+        places = {tuple(node.edges.index(edge) for edge in rest.outer(node)) for node in group}
+        return len(set(edges)) == len(edges) and len(places) == 1
 
-    def rank(group: list[_Node]) -> tuple[bool, int]:
-        inner = [network.sizes[edge] for edge in group[0].edges if edge in axes]
-        return group[0].core.kind is CoreKind.ROOT, math.prod(inner)
+    def rank(group: list[Node]) -> tuple[bool, int]:
+        entries = math.prod(rest.state.shape[k] for k in rest.inner(group[0]))
+        return group[0].core.kind is CoreKind.ROOT, entries
 
     ready = [
         group
         for group in groups.values()
-        if len(group) < len(waiting) and all(is_ready(node) for node in group)
+        if len(group) < len(waiting)
+        and is_alike(group)
+        and all(_is_ready(rest, node, waiting) for node in group)
     ]
     if not ready:
         tied = any(len(group) > 1 for group in groups.values())
@@ -218,33 +243,24 @@ def _next(layer: Layer, network: _Network, axes: list[int], waiting: list[_Node]
     return min(ready, key=rank)
 
 
-def _leading(network: _Network, state: Tensor, axes: list[int], group: list[_Node]) -> Tensor:
+def _leading(rest: Remainder, group: list[Node]) -> Tensor:
     """The leading left singular vectors, as many as lead on, of the state seen from a core.
 
     Cores that are one and the same share the vectors that serve all of them best.
     """
-    inner = [edge for edge in group[0].edges if edge in axes]
-    entries = math.prod(network.sizes[edge] for edge in inner)
-    rank = math.prod(network.sizes[edge] for edge in group[0].edges if edge not in axes)
+    entries = math.prod(rest.state.shape[k] for k in rest.inner(group[0]))
+    rank = rest.entries(rest.outer(group[0]))
     if rank >= entries:
-        return torch.eye(entries, rank, dtype=state.dtype)
-    gram = state.new_zeros(entries, entries)
+        return torch.eye(entries, dtype=rest.state.dtype)
+    gram = rest.state.new_zeros(entries, entries)
     for node in group:
-        matrix = _matrix(state, axes, [edge for edge in node.edges if edge in axes])
+        matrix = rest.matrix(node)
         gram += matrix @ matrix.mT
     vectors: Tensor = torch.linalg.eigh(gram).eigenvectors  # smallest eigenvalues first
     return vectors.flip(1)[:, :rank]
 
 
-def _matrix(state: Tensor, axes: list[int], inner: list[int]) -> Tensor:
-    """The state with some of its axes as rows, all others as columns."""
-    first = [axes.index(edge) for edge in inner]
-    rest = [k for k in range(len(axes)) if k not in first]
-    rows = math.prod(state.shape[k] for k in first)
-    return state.permute([*first, *rest]).reshape(rows, -1)
-
-
-def _polyadic(layer: Layer, network: _Network, state: Tensor) -> list[tuple[_Node, Tensor]]:
+def _polyadic(layer: Layer, network: Network, state: Tensor) -> list[tuple[Node, Tensor]]:
     """The cores of a canonical polyadic network; none if it is no such network."""
     ends = Counter(edge for node in network.nodes for edge in node.edges)
     hyperedge = max(ends, key=lambda edge: ends[edge], default=-1)
@@ -259,6 +275,8 @@ def _polyadic(layer: Layer, network: _Network, state: Tensor) -> list[tuple[_Nod
     )
     if not is_polyadic:
         return []
+    if any(p.frozen for p in layer.parameters):
+        raise _refused(layer, "it is canonical polyadic, and has frozen cores")
     try:
         import tensorly
         from tensorly.decomposition import parafac
