@@ -204,12 +204,12 @@ def _check_source(source: object, definitions: object) -> None:
         raise ModelError(
             f"the source is a {type(source).__name__}; give the path of a .tn file, or its text"
         )
-    if isinstance(source, str) and not source.endswith(".tn"):
-        if len(source.split()) == 1 or os.path.isfile(source):
-            raise ModelError(
-                f"`{source}` would be read as the text of a source, since it does not end in .tn; "
-                "if it is a path, give it as pathlib.Path(…)"
-            )
+    text = isinstance(source, str) and not source.endswith(".tn")
+    if text and (len(str(source).split()) == 1 or os.path.isfile(source)):
+        raise ModelError(
+            f"`{source}` would be read as the text of a source, since it does not end in .tn; "
+            "if it is a path, give it as pathlib.Path(…)"
+        )
     if definitions is not None and not (
         isinstance(definitions, Mapping) and all(isinstance(name, str) for name in definitions)
     ):
@@ -311,6 +311,7 @@ def _install(model: nn.Module, places: list[Place], made: list[nn.Module]) -> No
 
 def _undoing(model: nn.Module, place: Place) -> Callable[[], None]:
     module, parameter, old = place.module, place.parameter, place.weight
+    assert isinstance(old, nn.Parameter)
     order = tuple(module._parameters)
 
     def undo() -> None:

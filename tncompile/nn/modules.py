@@ -127,7 +127,7 @@ def _check_parts(module: nn.Module, plain: nn.Module, name: str, advice: str) ->
             f"{name} has a `{hidden[0]}` of its own, set after it was made, which would be lost; "
             f"{advice}"
         )
-    if any(len(hooks) for key, hooks in vars(module).items() if key.endswith("_hooks")):
+    if any(len(vars(module)[key]) for key in vars(plain) if key.endswith("_hooks")):
         raise ModelError(f"{name} has hooks, which would be lost with it; {advice}")
 
 
@@ -218,7 +218,7 @@ def _dense_class(name: str, settings: dict[str, object]) -> type[nn.Module]:
     return _CLASSES["conv"][len(kernel) - 1]
 
 
-def _arguments(made: type[nn.Module], settings: dict[str, object]) -> dict[str, object]:
+def _arguments(made: type[nn.Module], settings: Mapping[str, object]) -> dict[str, object]:
     """The settings that the class of a module takes."""
     names = inspect.signature(made).parameters
     return {name: value for name, value in settings.items() if name in names}
@@ -247,7 +247,7 @@ def bake(found: Generated, weight: torch.Tensor) -> None:
     restore(module, parameter, _dense_parameter(found, weight), order)
 
 
-def restore(module: nn.Module, parameter: str, value: torch.Tensor, order: tuple[str, ...]) -> None:
+def restore(module: nn.Module, parameter: str, value: nn.Parameter, order: tuple[str, ...]) -> None:
     """Make a plain parameter of one that may be parametrised, in its place among the others.
 
     The order of parameters matters to states of optimisers, which count them.

@@ -137,8 +137,8 @@ def check_separate(places: list[Place], model: nn.Module) -> None:
         names.setdefault(id(module), []).append(name)
     # Only tensors of one memory can have a part of it in common.
     memories: dict[object, list[tuple[str, torch.Tensor]]] = {}
-    for name, other in model.named_parameters(remove_duplicate=False):
-        memories.setdefault(_memory(other), []).append((name, other))
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        memories.setdefault(_memory(parameter), []).append((name, parameter))
     for place in places:
         if len(names[id(place.module)]) > 1:
             shared = " and ".join(f"`{name}`" for name in names[id(place.module)])
