@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,9 +27,9 @@ layer fc : Linear(4, 4) from N(2) { modes = [o by 2, i by 2]  replaces = "0" }
 TABLE = 'layer e : Embedding(10, 16, padding_idx = 0) from TTN(3) { replaces = "0" }'
 
 
-def _linear(**options: object) -> nn.Sequential:
+def _linear() -> Any:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 16, **options), nn.ReLU())  # type: ignore[arg-type]
+    return nn.Sequential(nn.Linear(16, 16), nn.ReLU())
 
 
 @HOW
@@ -100,32 +101,32 @@ def test_hooks_and_parts_that_a_drop_in_would_lose() -> None:
         def _save_to_state_dict(self, *given: object) -> None:
             super()._save_to_state_dict(*given)
 
-    def forward(model: nn.Sequential) -> None:
+    def forward(model: Any) -> None:
         plain = model[0].forward
         model[0].forward = lambda x: 2 * plain(x)
 
-    def buffer(model: nn.Sequential) -> None:
+    def buffer(model: Any) -> None:
         model[0].register_buffer("mask", torch.ones(16))
 
-    def part(model: nn.Sequential) -> None:
+    def part(model: Any) -> None:
         model[0].lora = nn.Linear(16, 2)
 
-    def parameter(model: nn.Sequential) -> None:
+    def parameter(model: Any) -> None:
         model[0].gain = nn.Parameter(torch.ones(16))
 
-    def subclass(model: nn.Sequential) -> None:
+    def subclass(model: Any) -> None:
         model[0] = Scaled(16, 16)
 
-    def pre_hook(model: nn.Sequential) -> None:
+    def pre_hook(model: Any) -> None:
         model[0].register_state_dict_pre_hook(lambda *_: None)
 
-    def post_hook(model: nn.Sequential) -> None:
+    def post_hook(model: Any) -> None:
         model[0].register_load_state_dict_post_hook(lambda *_: None)
 
-    def bias(model: nn.Sequential) -> None:
+    def bias(model: Any) -> None:
         parametrize.register_parametrization(model[0], "bias", nn.Tanh())
 
-    def clash(model: nn.Sequential) -> None:
+    def clash(model: Any) -> None:
         model[0].generator = "mine"
 
     for change, message in (
@@ -185,7 +186,7 @@ def test_padding_that_is_not_zero() -> None:
     model = nn.Sequential(nn.Embedding(10, 16, padding_idx=0))
     with torch.no_grad():
         model[0].weight[0, 3] = 1.0
-    with pytest.raises(ModelError, match="row 0 of `0` is padding.*entries that are not zero"):
+    with pytest.raises(ModelError, match=r"row 0 of `0` is padding.*entries that are not zero"):
         compress(model, TABLE)
     with torch.no_grad():
         model[0].weight[0] = 0.0
@@ -194,16 +195,16 @@ def test_padding_that_is_not_zero() -> None:
 
 
 def test_decompress_keeps_what_a_drop_in_was_given() -> None:
-    def hook(model: nn.Sequential) -> None:
+    def hook(model: Any) -> None:
         model[0].register_forward_hook(lambda *_: None)
 
-    def forward(model: nn.Sequential) -> None:
+    def forward(model: Any) -> None:
         model[0].forward = lambda x: x
 
-    def buffer(model: nn.Sequential) -> None:
+    def buffer(model: Any) -> None:
         model[0].register_buffer("mask", torch.ones(16))
 
-    def bias(model: nn.Sequential) -> None:
+    def bias(model: Any) -> None:
         parametrize.register_parametrization(model[0], "bias", nn.Tanh())
 
     for change, message in (
@@ -275,10 +276,10 @@ def test_the_projection_of_an_attention_is_made_once_if_cached() -> None:
     compress(model, 'layer q : QKV(16, 2) from TTN(3) { replaces = "0" }')
     (found,) = generated(model)
     x = torch.randn(3, 1, 16)
-    with calls(found.generator) as made:
+    with calls(found.holder()) as made:
         expected = model[0](x, x, x)[0]
     assert made[0] > 1
-    with calls(found.generator) as made, parametrize.cached():
+    with calls(found.holder()) as made, parametrize.cached():
         cached = model[0](x, x, x)[0]
         cached.sum().backward()
     assert made[0] == 1
@@ -314,10 +315,10 @@ def test_models_that_are_none(make: Callable[[], nn.Module], message: str, how: 
 
 def test_other_functions_want_models_too() -> None:
     for function in (decompress, merge, summary):
-        with pytest.raises(ModelError, match="the model is a list; give an nn.Module"):
-            function([1])
+        with pytest.raises(ModelError, match=r"the model is a list; give an nn.Module"):
+            function([1])  # type: ignore[operator]
     lazy = nn.Sequential(nn.LazyLinear(16))
-    with pytest.raises(ModelError, match="`0.weight` has no shape yet"):
+    with pytest.raises(ModelError, match=r"`0.weight` has no shape yet"):
         summary(lazy)
 
 
@@ -334,7 +335,6 @@ def test_weights_of_recurrent_modules_are_kept_in_a_list() -> None:
         ([FC], "the source is a list; give the path of a .tn file, or its text"),
         (tncompile.compile(FC), "is a compiled module; give the .tn file"),
         ("models/vgg16", "`models/vgg16` would be read as the text of a source.*pathlib.Path"),
-        ("network N(r) { A(leg[1], leg[2]) }", "the file has no layers"),
     ],
 )
 def test_sources_that_are_none(source: object, message: str) -> None:

@@ -242,8 +242,6 @@ def _places(
 ) -> Iterator[Place]:
     compiled: Compiled = module.__tncompile__
     known = {layer.name: layer for layer in compiled.plan.program.layers}
-    if not known:
-        raise ModelError("the file has no layers, so it replaces nothing")
     for name, pattern in (dict.fromkeys(known) if chosen is None else chosen).items():
         if name not in known:
             raise ModelError(f"the file has no layer `{name}`{near(name, known)}")
