@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -62,3 +65,18 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether two state dicts are equal, names, order and all."""
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@contextmanager
+def calls(module: nn.Module) -> Iterator[list[int]]:
+    """Counts how often a module is called."""
+    count = [0]
+
+    def see(*_: object) -> None:
+        count[0] += 1
+
+    handle = module.register_forward_hook(see)
+    try:
+        yield count
+    finally:
+        handle.remove()

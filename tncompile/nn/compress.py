@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
 import torch
@@ -19,47 +19,28 @@ from tncompile.api import compile
 from tncompile.driver import Compiled
 from tncompile.graph.ir import Layer
 from tncompile.nn.errors import ModelError
-from tncompile.nn.generated import generated, shown_name
+from tncompile.nn.generated import generated
 from tncompile.nn.modules import (
     bake,
     check_stands_for,
+    check_turns_dense,
     classes_for,
     make_dense,
     make_drop_in,
     make_generator,
+    parametrise,
+    restore,
     set_module,
     weight_name,
 )
 from tncompile.nn.names import matching, near
-from tncompile.nn.parametrised import own_class
+from tncompile.nn.places import Place, check_model, check_place, check_separate, place_of
 from tncompile.nn.start import START, start_from
 from tncompile.nn.summary import Summary, summarise
 
+__all__ = ["Place", "compress", "decompress", "merge", "place_of", "put"]
+
 HOW = ("replace", "parametrize")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """A weight of a model that a layer is to generate, by classes of a compiled module."""
-
-    name: str
-    module: nn.Module
-    parameter: str
-    layer: Layer
-    classes: ModuleType
-    how: str
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The weight that is there now."""
-        found = getattr(self.module, self.parameter)
-        assert isinstance(found, torch.Tensor)
-        return found
-
-    @property
-    def shown(self) -> str:
-        """Its name, with that of the parameter where this is not the obvious one."""
-        return shown_name(self.name, self.parameter)
 
 
 def compress(
@@ -102,13 +83,17 @@ def compress(
     Raises:
         DiagnosticError: the source is wrong.
         ModelError: a layer matches nothing, a module that it does not fit, or one that shares
-            its weight; the weight is not finite. The model is left as it was.
+            its weight; the weight is not finite; an argument is of another type. The model is left
+            as it was.
     """
+    check_model(model)
+    _check_source(path_or_text, definitions)
+    chosen = _wanted(layers)
     for value, allowed in ((how, HOW), (start, START)):
         if value not in allowed:
             raise ModelError(f"{value!r} is none of {', '.join(map(repr, allowed))}")
     module = compile(path_or_text, backend, definitions=definitions, budget=budget)
-    places = list(_places(model, module, layers, how))
+    places = list(_places(model, module, chosen, how))
     return put(model, places, start)
 
 
@@ -118,6 +103,7 @@ def put(model: nn.Module, places: list[Place], start: str) -> Summary:
     Raises:
         ModelError: a place does not fit. The model is left as it was.
     """
+    check_model(model)
     taken: dict[tuple[str, str], Layer] = {}
     for place in places:
         other = taken.setdefault((place.name, place.parameter), place.layer)
@@ -126,25 +112,29 @@ def put(model: nn.Module, places: list[Place], start: str) -> Summary:
                 f"layers `{other.name}` and `{place.layer.name}` both replace `{place.shown}`; "
                 "choose one of them with layers=[…]"
             )
-        _check(place)
-    _check_separate(places, model)
-    made = []
-    for place in places:
-        if place.how == "replace":
-            drop_in = getattr(place.classes, place.layer.class_name)
-            check_stands_for(drop_in, place.module, place.shown, place.layer)
-            made.append(make_drop_in(drop_in, place.module))
-            generator = made[-1].generator
-            assert isinstance(generator, nn.Module)
-        else:
-            weight_class = getattr(place.classes, f"{place.layer.class_name}Weight")
-            generator = make_generator(weight_class, place.weight)
-            made.append(generator)
-        start_from(generator, place.layer, place.weight, start, place.shown)
-    _install(model, places, made)
+        check_place(place)
+    check_separate(places, model)
+    with _no_casts(model):
+        made = [_made(place, start) for place in places]
+        _install(model, places, made)
     ours = {(place.name, place.parameter) for place in places}
     found = [each for each in generated(model) if (each.name, each.parameter) in ours]
     return summarise(model, found)
+
+
+def _made(place: Place, start: str) -> nn.Module:
+    """What is to stand in a place: a drop-in, or a generator that becomes a parametrisation."""
+    if place.how == "replace":
+        drop_in = getattr(place.classes, place.layer.class_name)
+        check_stands_for(drop_in, place.module, place.shown, place.layer)
+        made = make_drop_in(drop_in, place.module, place.shown)
+        generator = made.generator
+        assert isinstance(generator, nn.Module)
+    else:
+        weight_class = getattr(place.classes, f"{place.layer.class_name}Weight")
+        made = generator = make_generator(weight_class, place.weight)
+    start_from(generator, place.layer, place.weight, start, place.shown)
+    return made
 
 
 def decompress(model: nn.Module) -> Summary:
@@ -154,24 +144,38 @@ def decompress(model: nn.Module) -> Summary:
         What was generated before.
 
     Raises:
-        ModelError: a generated weight is not finite, or has no module of PyTorch to hold it. The
-            model is left as it was.
+        ModelError: a generated weight is not finite, or has no module of PyTorch to hold it; a
+            drop-in has hooks or parts of its own, which would be lost. The model is left as it was.
     """
+    check_model(model)
     found = list(generated(model))
     before = summarise(model, found)
     for each in found:
-        with torch.no_grad():
-            if not bool(torch.isfinite(each.weight).all()):
+        if each.how == "replace":
+            check_turns_dense(each)
+    places: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        places.setdefault(module, []).append(name)
+    # Cached: PyTorch makes a weight again where it takes a parametrisation off.
+    with torch.no_grad(), _no_casts(model), parametrize.cached():
+        weights = [each.weight for each in found]
+        for each, weight in zip(found, weights, strict=True):
+            if not weight.is_meta and not bool(torch.isfinite(weight).all()):
                 raise ModelError(
-                    f"the generated weight of `{each.name}` has entries that are not finite; "
+                    f"the generated weight of `{each.shown}` has entries that are not finite; "
                     "look for NaN in its cores"
                 )
-    dense = {each.name: make_dense(each) for each in found if each.how == "replace"}
-    for each in found:
-        if each.how == "parametrize":
-            bake(each)
-        else:
-            set_module(model, each.name, dense[each.name])
+        dense = {
+            each.module: make_dense(each, weight)
+            for each, weight in zip(found, weights, strict=True)
+            if each.how == "replace"
+        }
+        for each, weight in zip(found, weights, strict=True):
+            if each.how == "parametrize":
+                bake(each, weight)
+            else:
+                for name in places[each.module]:
+                    set_module(model, name, dense[each.module])
     return before
 
 
@@ -179,8 +183,9 @@ def merge(module: nn.Module) -> nn.Module:
     """The dense module of PyTorch that computes what a drop-in computes now.
 
     Raises:
-        ModelError: this is no drop-in, or its weight is not finite.
+        ModelError: this is no drop-in, or `decompress` refuses it.
     """
+    check_model(module)
     holder = nn.ModuleDict({"module": module})
     if not any(each.name == "module" for each in generated(holder)):
         raise ModelError(f"{type(module).__name__} is no module with a generated weight")
@@ -188,43 +193,67 @@ def merge(module: nn.Module) -> nn.Module:
     return holder["module"]
 
 
-def _patterns(
-    compiled: Compiled, layers: Iterable[str] | Mapping[str, str] | None
-) -> Iterator[tuple[Layer, str]]:
-    """The layers that are used, with what each replaces."""
+def _check_source(source: object, definitions: object) -> None:
+    """Refuse what is no source, and definitions that are none."""
+    if isinstance(source, ModuleType):
+        raise ModelError(
+            f"{source.__name__} is a compiled module; give the .tn file that it was made from, or "
+            "its text"
+        )
+    if not isinstance(source, str | os.PathLike):
+        raise ModelError(
+            f"the source is a {type(source).__name__}; give the path of a .tn file, or its text"
+        )
+    text = isinstance(source, str) and not source.endswith(".tn")
+    if text and (len(str(source).split()) == 1 or os.path.isfile(source)):
+        raise ModelError(
+            f"`{source}` would be read as the text of a source, since it does not end in .tn; "
+            "if it is a path, give it as pathlib.Path(…)"
+        )
+    if definitions is not None and not (
+        isinstance(definitions, Mapping) and all(isinstance(name, str) for name in definitions)
+    ):
+        raise ModelError(
+            f"definitions is {definitions!r}; give a mapping from names of lets to their values"
+        )
+
+
+def _wanted(layers: object) -> dict[str, str | None] | None:
+    """The layers that were chosen, each with what it replaces if that was said too."""
+    if layers is None:
+        return None
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise ModelError(
+            f"layers is {layers!r}; give a list of names of layers, or a mapping from such names "
+            "to what they replace"
+        )
+    chosen = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers)
+    if not chosen:
+        raise ModelError("layers is empty; leave it out to use all layers of the file")
+    said = chosen.values() if isinstance(layers, Mapping) else ()
+    for each in (*chosen, *said):
+        if not isinstance(each, str):
+            raise ModelError(f"layers has {each!r}; names of layers and of modules are strings")
+    return chosen
+
+
+def _places(
+    model: nn.Module, module: ModuleType, chosen: Mapping[str, str | None] | None, how: str
+) -> Iterator[Place]:
+    compiled: Compiled = module.__tncompile__
     known = {layer.name: layer for layer in compiled.plan.program.layers}
-    chosen = list(known) if layers is None else list(layers)
-    for name in chosen:
+    for name, pattern in (dict.fromkeys(known) if chosen is None else chosen).items():
         if name not in known:
             raise ModelError(f"the file has no layer `{name}`{near(name, known)}")
         layer = known[name]
-        pattern = layers[name] if isinstance(layers, Mapping) else layer.replaces
+        pattern = layer.replaces if pattern is None else pattern
         if pattern is None:
             raise ModelError(
                 f'layer `{name}` does not say what it replaces; add `replaces = "…"` to it, or '
                 f"give layers={{{name!r}: …}}"
             )
-        yield layer, pattern
-
-
-def _places(
-    model: nn.Module,
-    module: ModuleType,
-    layers: Iterable[str] | Mapping[str, str] | None,
-    how: str,
-) -> Iterator[Place]:
-    for layer, pattern in _patterns(module.__tncompile__, layers):
-        for name, parameter in _found(model, layer, pattern):
-            yield place_of(model, module, layer, name, parameter, how)
-
-
-def place_of(
-    model: nn.Module, module: ModuleType, layer: Layer, name: str, parameter: str, how: str
-) -> Place:
-    """The place of a parameter; what is no weight of a module of its own is parametrised."""
-    keep = layer.target.kind in ("qkv", "tensor") or parameter != "weight"
-    how = "parametrize" if keep else how
-    return Place(name, model.get_submodule(name), parameter, layer, module, how)
+        for owner, parameter in _found(model, layer, pattern):
+            yield place_of(model, module, layer, owner, parameter, how)
 
 
 def _found(model: nn.Module, layer: Layer, pattern: str) -> list[tuple[str, str]]:
@@ -252,76 +281,14 @@ def _found(model: nn.Module, layer: Layer, pattern: str) -> list[tuple[str, str]
     )
 
 
-def _check(place: Place) -> None:
-    """Refuse a weight that cannot be replaced by this layer."""
-    layer, module = place.layer, place.module
-    if parametrize.is_parametrized(module, place.parameter) or any(
-        each.module is module for each in generated(module)
-    ):
-        raise ModelError(f"`{place.shown}` is parametrised or generated already")
-    if not isinstance(getattr(module, place.parameter, None), nn.Parameter):
-        wanted = ", ".join(f"nn.{c.__name__}" for c in classes_for(layer))
-        raise ModelError(
-            f"`{place.name}` is a {type(module).__name__} without a parameter "
-            f"`{place.parameter}`; layer `{layer.name}` is for {wanted or 'a parameter'}"
-        )
-    shape, wanted_shape = tuple(place.weight.shape), _weight_shape(layer)
-    if shape != wanted_shape:
-        raise ModelError(
-            f"the weight of `{place.shown}` has shape {shape}, that of layer `{layer.name}`, a "
-            f"{layer.target}, has {wanted_shape}"
-        )
-    if (
-        place.how == "parametrize"
-        and isinstance(module, nn.Embedding)
-        and module.padding_idx is not None
-    ):
-        raise ModelError(
-            f"row {module.padding_idx} of `{place.shown}` is padding and stays zero, which a "
-            "parametrisation would not keep; use how='replace'"
-        )
-    if layer.dtype is not None and place.weight.dtype != getattr(torch, layer.dtype):
-        raise ModelError(
-            f"the weight of `{place.shown}` is {place.weight.dtype}, and layer `{layer.name}` says "
-            f"`dtype = {layer.dtype}`; leave that out, or convert the model"
-        )
-
-
-def _weight_shape(layer: Layer) -> tuple[int, ...]:
-    return tuple(layer.target.weight_shape)
-
-
-def _check_separate(places: list[Place], model: nn.Module) -> None:
-    """Refuse modules that stand in several places, and weights that are tied."""
-    names: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(id(module), []).append(name)
-    for place in places:
-        if len(names[id(place.module)]) > 1:
-            shared = " and ".join(f"`{name}`" for name in names[id(place.module)])
-            raise ModelError(
-                f"{shared} are one module in several places; give each a module of its own first, "
-                "or leave it out"
-            )
-        own = f"{place.name}.{place.parameter}".lstrip(".")
-        for name, other in model.named_parameters(remove_duplicate=False):
-            if name != own and _overlap(place.weight, other):
-                raise ModelError(
-                    f"`{own}` is tied to `{name}`: they share their numbers, and only one of them "
-                    "would be generated; untie them first, or leave it out"
-                )
-
-
-def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors have a part of their memory in common."""
-    if one is other:
-        return True
-    if "meta" in (one.device.type, other.device.type) or not one.numel() or not other.numel():
-        return False
-    if one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
-        return False
-    first, second = sorted((one, other), key=lambda tensor: tensor.data_ptr())
-    return first.data_ptr() + first.numel() * first.element_size() > second.data_ptr()
+@contextmanager
+def _no_casts(model: nn.Module) -> Iterator[None]:
+    """Under autocast too, weights are made in the dtype of their cores."""
+    with ExitStack() as stack:
+        for device in {parameter.device.type for parameter in model.parameters()}:
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def _install(model: nn.Module, places: list[Place], made: list[nn.Module]) -> None:
@@ -333,8 +300,7 @@ def _install(model: nn.Module, places: list[Place], made: list[nn.Module]) -> No
             if place.how == "replace":
                 set_module(model, place.name, new)
             else:
-                own_class(place.module)
-                parametrize.register_parametrization(place.module, place.parameter, new)
+                parametrise(place.module, place.parameter, new)
     except BaseException:
         for step in reversed(undo):
             step()
@@ -343,13 +309,13 @@ def _install(model: nn.Module, places: list[Place], made: list[nn.Module]) -> No
 
 def _undoing(model: nn.Module, place: Place) -> Callable[[], None]:
     module, parameter, old = place.module, place.parameter, place.weight
+    assert isinstance(old, nn.Parameter)
+    order = tuple(module._parameters)
 
     def undo() -> None:
         if place.how == "replace":
             set_module(model, place.name, module)
-            return
-        if parametrize.is_parametrized(module, parameter):
-            parametrize.remove_parametrizations(module, parameter, leave_parametrized=True)
-        setattr(module, parameter, old)
+        else:
+            restore(module, parameter, old, order)
 
     return undo

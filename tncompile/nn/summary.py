@@ -9,6 +9,7 @@ from torch import nn
 
 from tncompile.nn.errors import ModelError
 from tncompile.nn.generated import Generated, generated, layer_of
+from tncompile.nn.places import check_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,11 @@ def summary(model: nn.Module) -> Summary:
     """Print how many parameters a model has, and would have with dense weights.
 
     Returns what is printed.
+
+    Raises:
+        ModelError: this is no module, or a parameter of it has no shape yet.
     """
+    check_model(model)
     found = summarise(model, generated(model))
     print(found)
     return found
