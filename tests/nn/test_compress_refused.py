@@ -77,23 +77,23 @@ def test_a_drop_in_alone_has_no_place() -> None:
 
 
 def test_weights_are_compared_with_those_of_one_memory_only() -> None:
-    """Each parameter is looked at once, not once for every place."""
+    """The memory of each is looked up once or twice, not once for every place."""
     count = 40
     module = tncompile.compile(FC)
     (layer,) = module.__tncompile__.plan.program.layers
     seen = [0]
 
     class Counted(nn.Parameter):
-        def data_ptr(self) -> int:
+        def untyped_storage(self) -> torch.UntypedStorage:
             seen[0] += 1
-            return super().data_ptr()
+            return super().untyped_storage()
 
     model = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(count)))
     for each in model:
-        each.weight = Counted(each.weight.detach())
+        each.weight = Counted(torch.randn(16, 16))
     places = [place_of(model, module, layer, str(k), "weight", "replace") for k in range(count)]
     check_separate(places, model)
-    assert seen[0] <= 2 * count
+    assert 0 < seen[0] <= 2 * count
 
 
 def test_hooks_and_parts_that_a_drop_in_would_lose() -> None:
@@ -154,7 +154,8 @@ def test_hooks_and_parts_that_a_drop_in_would_lose() -> None:
 def test_convolutions_of_other_classes() -> None:
     class Standardised(nn.Conv2d):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return super()._conv_forward(x, weight - weight.mean(), bias)
+            found: Tensor = super()._conv_forward(x, weight - weight.mean(), bias)
+            return found
 
     text = 'layer c : Conv2d(16, 16, 3) from TTN(3) { replaces = "0" }'
     model = nn.Sequential(Standardised(16, 16, 3))
@@ -184,12 +185,14 @@ def test_attributes_go_along_both_ways() -> None:
 
 def test_padding_that_is_not_zero() -> None:
     model = nn.Sequential(nn.Embedding(10, 16, padding_idx=0))
+    table = model[0].weight
+    assert isinstance(table, Tensor)
     with torch.no_grad():
-        model[0].weight[0, 3] = 1.0
+        table[0, 3] = 1.0
     with pytest.raises(ModelError, match=r"row 0 of `0` is padding.*entries that are not zero"):
         compress(model, TABLE)
     with torch.no_grad():
-        model[0].weight[0] = 0.0
+        table[0] = 0.0
     compress(model, TABLE)
     assert not model(torch.tensor([0])).any()
 
@@ -289,7 +292,7 @@ def test_the_projection_of_an_attention_is_made_once_if_cached() -> None:
 
 def _typed(weight: Tensor) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        model = _linear()
+        model: nn.Sequential = _linear()
         model[0].weight = nn.Parameter(weight, requires_grad=False)
         return model
 
@@ -316,7 +319,7 @@ def test_models_that_are_none(make: Callable[[], nn.Module], message: str, how: 
 def test_other_functions_want_models_too() -> None:
     for function in (decompress, merge, summary):
         with pytest.raises(ModelError, match=r"the model is a list; give an nn.Module"):
-            function([1])  # type: ignore[operator]
+            function([1])  # type: ignore[arg-type]
     lazy = nn.Sequential(nn.LazyLinear(16))
     with pytest.raises(ModelError, match=r"`0.weight` has no shape yet"):
         summary(lazy)
