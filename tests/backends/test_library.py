@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import cast
 
@@ -56,8 +56,9 @@ def check(text: str, reference: Callable[[State], Tensor]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _torch_backend() -> None:
-    tensorly.set_backend("pytorch")
+def _torch_backend() -> Iterator[None]:
+    with tensorly.backend_context("pytorch"):
+        yield
 
 
 def train(state: State, order: int, ends: bool = True) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from types import ModuleType
 
@@ -139,6 +140,9 @@ def larger_networks(draw: st.DrawFn) -> tuple[Drawn, Drawn]:
         for name, size in network.sizes.items()
     }
     assume(sizes != network.sizes)
+    # An index may stand on a tensor several times, which would make it very large.
+    tiles = [tile for part in network.parts for tile in part.tiles]
+    assume(all(math.prod(sizes[name] for name in tile.indices) <= 2**12 for tile in tiles))
     return network, dataclasses.replace(network, sizes=sizes)
 
 

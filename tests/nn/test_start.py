@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import tensorly
@@ -68,8 +69,9 @@ def test_what_a_tree_can_make_is_found_exactly(source: str) -> None:
 def test_trains_are_as_good_as_tensorly_s() -> None:
     weight = decaying()
     for rank in (2, 5, 8):
-        train = tensor_train(weight.numpy().reshape([2] * 12), [1, *[rank] * 11, 1])
-        made = torch.as_tensor(tensorly.tt_to_tensor(train).copy()).reshape(64, 64)
+        with tensorly.backend_context("numpy"):
+            train = tensor_train(weight.numpy().reshape([2] * 12), [1, *[rank] * 11, 1])
+            made = torch.as_tensor(tensorly.tt_to_tensor(train).copy()).reshape(64, 64)
         theirs = relative_error(made, weight)
         assert start(f"TT({rank})", weight) == pytest.approx(theirs, rel=0.02)
 
@@ -77,12 +79,21 @@ def test_trains_are_as_good_as_tensorly_s() -> None:
 def test_tucker_is_nearly_as_good_as_tensorly_s() -> None:
     """TensorLy iterates (HOOI); one pass must be within a few per cent."""
     weight = decaying()
-    core, factors = tucker(weight.numpy().reshape([4] * 6), [2] * 6)
-    made = torch.as_tensor(tensorly.tucker_to_tensor((core, factors))).reshape(64, 64)
+    with tensorly.backend_context("numpy"):
+        core, factors = tucker(weight.numpy().reshape([4] * 6), [2] * 6)
+        made = torch.as_tensor(tensorly.tucker_to_tensor((core, factors))).reshape(64, 64)
     theirs = relative_error(made, weight)
     assert start("Tucker(2) { modes = [o by 4, i by 4] }", weight) < 1.05 * theirs
 
 
+@pytest.fixture(params=["numpy", "pytorch"])
+def _backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever backend of TensorLy a program has chosen."""
+    with tensorly.backend_context(request.param):
+        yield
+
+
+@pytest.mark.usefixtures("_backend")
 def test_cp_by_alternating_least_squares() -> None:
     torch.manual_seed(3)
     factors = [torch.randn(4, 3, dtype=torch.float64) for _ in range(6)]
