@@ -62,8 +62,7 @@ def test_what_a_tree_can_make_is_found_exactly(source: str) -> None:
             maker.U2.copy_(torch.eye(4, dtype=torch.float64).reshape(2, 2, 2, 2))
         weight = maker().detach()
     found = module.AWeight(dtype=torch.float64)
-    tolerance = 1e-7 if "Shared" not in source else 1.0
-    assert warm_start(found, weight) < tolerance
+    assert warm_start(found, weight) < 1e-7
 
 
 def test_trains_are_as_good_as_tensorly_s() -> None:
