@@ -42,8 +42,12 @@ def test_tn_blocks_compile(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", blocks("python"))
-def test_python_blocks_run(text: str) -> None:
+def test_python_blocks_run(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(text, "<block>", "exec"), {"__name__": "block"})
+    printed = capsys.readouterr().out
+    for numbers in re.findall(r"# ([\d,]+) numbers for ([\d,]+)", text):
+        for number in numbers:
+            assert number in printed, f"the block says {number}, and prints\n{printed}"
 
 
 @pytest.mark.parametrize("text", blocks("sh"))

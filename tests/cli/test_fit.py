@@ -119,6 +119,7 @@ def test_a_killed_command_goes_on(folder: Path, capsys: pytest.CaptureFixture[st
         (["--weights", "model.safetensors:blocks.0.up.bias"], 1, "the target has shape (16,)"),
         (["--weights", "spoilt.safetensors"], 1, "not finite, the first at (1, 2)"),
         (["--weights", "cut.safetensors"], 1, "cut short"),
+        (["--weights", "eighth.safetensors"], 2, "is torch.float8_e4m3fn; a weight has floats"),
         (["--weights", "model.safetensors", "--loss", "l3"], 1, "loss is 'l3'"),
         (["--weights", "model.safetensors", "--lr", "nan"], 1, "learning_rate is nan"),
         (["--weights", "model.safetensors", "--seed", str(2**70)], 1, "seed is"),
@@ -139,6 +140,8 @@ def test_bad_input(
     spoilt = torch.zeros(16, 16)
     spoilt[1, 2] = float("nan")
     safetensors.torch.save_file({"w": spoilt}, folder / "spoilt.safetensors")
+    eighth = torch.ones(16, 16).to(torch.float8_e4m3fn)
+    safetensors.torch.save_file({"w": eighth}, folder / "eighth.safetensors")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(whole[:-100])
     before = {path.name for path in folder.iterdir()}

@@ -133,8 +133,8 @@ def _weight(given: str, layer: Layer) -> tuple[str, Tensor]:
         names = tensor_names(path)
         key = next((name for name in named if name in names), None)
     weight = read_tensor(path, key)
-    if not weight.is_floating_point():
-        raise UsageError(f"{given} is {weight.dtype}; a weight is of floating-point numbers")
+    if not weight.is_floating_point() or weight.dtype.itemsize < 2:
+        raise UsageError(f"{given} is {weight.dtype}; a weight has floats of 16 bits or more")
     return key or (f"{place}.weight" if place else "weight"), weight
 
 
