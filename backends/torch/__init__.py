@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from jinja2 import Environment
+
 from tncompile.emit import ModuleProgram, environment
 from tncompile.plan.timed import Measurement, Work
 
@@ -24,16 +26,7 @@ class TorchBackend:
 
     def render(self, program: ModuleProgram) -> str:
         """The text of a standalone module."""
-        template = environment(__name__).get_template("module.py.jinja")
-        rendered = template.render(
-            module=module_view(program),
-            code=text.code,
-            call=text.call,
-            define=text.define,
-            unpack=text.unpack,
-        )
-        # Layers without a bias may need no square root.
-        return rendered if "math." in rendered else rendered.replace("import math\n", "", 1)
+        return render(environment(__name__), program)
 
     def measure(
         self,
@@ -46,6 +39,23 @@ class TorchBackend:
         from .calibrate import measure
 
         return measure(works, device, seconds, progress)
+
+
+def render(templates: Environment, program: ModuleProgram, **more: object) -> str:
+    """The text of a module by these templates, which see `more` besides its view.
+
+    Templates called `more_….py.jinja`, of which there are none here, add to it.
+    """
+    rendered: str = templates.get_template("module.py.jinja").render(
+        module=module_view(program),
+        code=text.code,
+        call=text.call,
+        define=text.define,
+        unpack=text.unpack,
+        **more,
+    )
+    # Layers without a bias may need no square root.
+    return rendered if "math." in rendered else rendered.replace("import math\n", "", 1)
 
 
 backend = TorchBackend()

@@ -11,11 +11,18 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 
-def environment(package: str) -> Environment:
-    """An environment for the `templates` folder of a backend's package."""
+def environment(*packages: str) -> Environment:
+    """An environment for the `templates` folders of packages, looked through in this order.
 
-    def read(name: str) -> str:
-        return resources.files(package).joinpath("templates", name).read_text("utf-8")
+    A backend that goes on where another one ends names both.
+    """
+
+    def read(name: str) -> str | None:
+        for package in packages:
+            file = resources.files(package).joinpath("templates", name)
+            if file.is_file():
+                return file.read_text("utf-8")
+        return None
 
     result = Environment(
         loader=FunctionLoader(read),

@@ -1,0 +1,114 @@
+"""Where the entries of a tile lie in memory, as expressions of a kernel.
+
+The entries of a dimension are numbered by `tl.arange`, bound to names like `r16` at the start of
+a kernel. Its axes are cut out of that number by shifts, since all of their blocks are powers of
+two, and put together with their strides; axes that follow each other in memory are one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tncompile.plan.tiles import Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Offsets of the entries of a tile, and conditions under which they exist."""
+
+    offset: str
+    masks: tuple[str, ...]
+
+    @property
+    def mask(self) -> str:
+        """All conditions as one; empty where there are none."""
+        return " & ".join(f"({m})" for m in self.masks) if len(self.masks) > 1 else "".join(self.masks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Neighbouring axes of a dimension as one: `block` entries, `stride` apart."""
+
+    block: int
+    stride: int
+    limit: int | None  # entries of the axis, where a block may reach beyond it
+    first: str  # the first entry of the block, where the axis has several
+
+
+def ranges(used: Sequence[int]) -> list[str]:
+    """Lines that bind the numbers of so many entries each."""
+    return [f"r{size} = tl.arange(0, {size})" for size in sorted({*used})]
+
+
+def address(dimensions: Sequence[Sequence[Axis]], start: int = 0) -> Address:
+    """The entries of a tile with these dimensions, each a sequence of axes, from `start` on."""
+    terms = [str(start)] if start else []
+    masks: list[str] = []
+    for axis in (axis for own in dimensions for axis in own):
+        if axis.digit is not None:
+            terms.append(times(axis.digit, axis.block * axis.stride))
+    shown = [k for k, own in enumerate(dimensions) if len(dimensions) > 1 or own]
+    for place in shown:
+        suffix = _suffix(place, len(dimensions))
+        size = math.prod(axis.block for axis in dimensions[place])
+        for number, part, digit in _digits(_parts(dimensions[place]), size, suffix):
+            if part.stride:
+                terms.append(times(digit, part.stride))
+            if part.limit is not None:
+                local = f"{part.first} + {digit}" if part.first else digit
+                masks.append(f"{local} < {part.limit}")
+    return Address(" + ".join(terms) or "0", tuple(masks))
+
+
+def _parts(axes: Sequence[Axis]) -> list[_Part]:
+    """Axes, slowest first, with those that follow each other in memory put together."""
+    found: list[_Part] = []
+    for axis in axes:
+        if axis.block == 1 and not axis.may_end:
+            continue
+        limit = axis.size if axis.may_end else None
+        first = times(axis.digit, axis.block) if axis.digit is not None else ""
+        part = _Part(axis.block, axis.stride, limit, first)
+        last = found[-1] if found else None
+        if last and last.limit is limit is None and last.stride == part.block * part.stride:
+            found[-1] = _Part(last.block * part.block, part.stride, None, "")
+        else:
+            found.append(part)
+    return found
+
+
+def _digits(
+    parts: Sequence[_Part], size: int, suffix: str
+) -> list[tuple[int, _Part, str]]:
+    """Every part with the expression of its entry's number, cut out of that of the dimension."""
+    found, faster = [], size
+    name = f"r{size}{suffix}"
+    for number, part in enumerate(parts):
+        faster //= part.block
+        digit = name if faster == 1 else f"({name} // {faster})"
+        if number:  # slower digits stand before it
+            digit = f"({digit} % {part.block})"
+        found.append((number, part, digit))
+    return found
+
+
+def _suffix(place: int, count: int) -> str:
+    """How one of several dimensions is indexed, to be broadcast.
+
+    >>> _suffix(0, 1), _suffix(0, 2), _suffix(1, 3)
+    ('', '[:, None]', '[None, :, None]')
+    """
+    if count == 1:
+        return ""
+    return f"[{', '.join(':' if k == place else 'None' for k in range(count))}]"
+
+
+def times(text: str, factor: int) -> str:
+    """An expression so many times.
+
+    >>> times("d1", 1), times("d1", 8)
+    ('d1', 'd1 * 8')
+    """
+    return text if factor == 1 else f"{text} * {factor}"

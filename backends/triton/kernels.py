@@ -1,0 +1,127 @@
+"""What the kernels of a layer have in common: names, arguments, row groups."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tncompile.emit.stage import identifier
+from tncompile.graph.ir import Stage
+from tncompile.plan.kernels import KernelPlan
+from tncompile.plan.schedule import Ref
+
+from ..torch.text import WIDTH, spread
+from .activations import elementwise
+from .addresses import Address, ranges
+from .chip import Chip, pointer_name
+from .layouts import layout
+
+
+@dataclass(frozen=True, slots=True)
+class KernelView:
+    """A kernel as the templates see it; `options` are dtypes and the like, fixed when compiled."""
+
+    name: str
+    title: str
+    pointers: tuple[str, ...]
+    options: tuple[str, ...]
+    lines: tuple[str, ...]
+    warps: int
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """All arguments, options last."""
+        return (*self.pointers, *(f"{o}: tl.constexpr" for o in self.options))
+
+
+class LayerKernels:
+    """The plan of a layer's kernels, the names of their arguments, and the buffers they share."""
+
+    def __init__(self, plan: KernelPlan) -> None:
+        self.plan = plan
+        self.layer = plan.layer
+        self.parameters = {p.name: p for p in plan.layer.parameters}
+        self.activations = [elementwise(chip.stage) for chip in plan.trunk]
+        self.layout = layout(plan, [a.reads for a in self.activations])
+
+    def sizes(self, stage: Stage) -> list[tuple[str, int]]:
+        """The pointers to a stage's parameters, those of its activation last, with their sizes."""
+        found = [(pointer_name(p), p.size) for p in self.layer.parameters if p.stage == stage.number]
+        if stage.activation is not None:
+            own = stage.activation.parameters
+            found += [(learnt_pointer(stage.number, p.name), p.size) for p in own]
+        return found
+
+    def view(
+        self,
+        suffix: str,
+        title: str,
+        pointers: Iterable[str],
+        options: tuple[str, ...],
+        body: Sequence[str],
+        used: Iterable[int],
+        warps: int,
+    ) -> KernelView:
+        """A kernel; the ranges that its lines speak of are bound at its start."""
+        text = "\n".join(body)
+        found = [size for size in {*used} if re.search(rf"\br{size}\b", text)]
+        return KernelView(
+            name=f"_{self.layer.name}_{suffix}",
+            title=title,
+            pointers=tuple(pointers),
+            options=options,
+            lines=(*ranges(found), *body),
+            warps=warps,
+        )
+
+    def of_group(self, sizes: Sequence[tuple[str, int]], axis: int) -> list[str]:
+        """Lines that take pointers to what belongs to the program's row group."""
+        if self.layer.groups == 1:
+            return []
+        lines = [f"group = tl.program_id({axis})"]
+        return [*lines, *(f"{name} += group * {size}" for name, size in sizes)]
+
+    def gradient(self, name: str, size: int) -> str:
+        """Where the gradients of a parameter are written, those of the program's row group."""
+        start = self.layout.gradients[name] * self.layer.groups
+        pointer = f"gradients_ptr + {start}" if start else "gradients_ptr"
+        return pointer + (f" + group * {size}" if self.layer.groups > 1 else "")
+
+    def statements(self, stage: Stage) -> str:
+        """What a stage is in its source, as a comment."""
+        return "; ".join(dict.fromkeys(core.statement for core in stage.cores)) + "."
+
+
+def flat(writer: Chip, ref: Ref, name: str) -> tuple[str, int]:
+    """A value as one run of entries, and how many these are."""
+    size = math.prod(writer.steps[ref].shape)
+    writer.ranges.add(size)
+    return f"tl.reshape({name}, ({size},))", size
+
+
+def store(pointer: str, where: Address, value: str) -> str:
+    """A line that writes a value, or several lines."""
+    mask = [f"mask={where.mask}"] if where.mask else []
+    offset = "" if where.offset == "0" else f" + {where.offset}"
+    return spread("tl.store(", [pointer + offset, value, *mask], ")", WIDTH - 8)
+
+
+def learnt_name(stage: int, name: str) -> str:
+    """What the functions of a layer call a trained number of an activation."""
+    return f"{name}{stage}"
+
+
+def learnt_pointer(stage: int, name: str) -> str:
+    """The pointer to a trained number of an activation."""
+    return f"{learnt_name(stage, name)}_ptr"
+
+
+def argument_names(kernels: LayerKernels) -> list[str]:
+    """What the functions of a layer call all of its parameters, in the order of their gradients."""
+    names = [identifier(p) for p in kernels.layer.parameters]
+    for stage in kernels.layer.stages:
+        if stage.activation is not None:
+            names += [learnt_name(stage.number, p.name) for p in stage.activation.parameters]
+    return names

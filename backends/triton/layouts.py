@@ -1,0 +1,143 @@
+"""How the buffers between the kernels of a layer are laid out, in entries.
+
+All are those of one row group, one behind the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tncompile.graph.ir import Parameter
+from tncompile.plan.kernels import LARGEST_SUMMED, KernelPlan
+from tncompile.plan.schedule import CoreMatrix, CoreTensor, Ref
+from tncompile.plan.tiles import padded
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The gradients of a parameter in a sum: `copies` of its size, for cores used repeatedly."""
+
+    parameter: Parameter
+    start: int
+    copies: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Buffers of a layer.
+
+    `states` is where each hidden stage keeps its result, `values` where what else its adjoint
+    reads, by stage and step; -1 stands for an activation's argument. `kept` counts all of them.
+    `sums` are what the tiles of the last stage sum up, the state's gradient at `state`,
+    `summed` in all; with `sparse` programs write only some of it. `gradients` is where each
+    parameter's gradient begins, `trained` counts them.
+    """
+
+    states: tuple[int, ...]
+    values: dict[tuple[int, Ref], int]
+    kept: int
+    sums: tuple[Region, ...]
+    state: int
+    summed: int
+    sparse: bool
+    gradients: dict[str, int]
+    trained: int
+
+
+def layout(plan: KernelPlan, reads: Sequence[str]) -> Layout:
+    """The buffers of a layer; `reads` tells what the adjoint of each activation does, h or z."""
+    layer = plan.layer
+    position = 0
+    states, values = [], {}
+    for chip, read in zip(plan.trunk, reads, strict=True):
+        steps = chip.schedule.steps
+        for ref in chip.kept:
+            values[chip.stage.number, ref] = position
+            position += aligned(math.prod(steps[ref].shape))
+        size = math.prod(steps[-1].shape)
+        if read == "z":
+            values[chip.stage.number, -1] = position
+            position += aligned(size)
+        states.append(position)
+        position += aligned(size)
+    regions, start = [], 0
+    for parameter in (p for p in layer.parameters if p.stage == len(layer.stages)):
+        copies = max(_uses(plan, parameter).values())
+        regions.append(Region(parameter, start, copies))
+        start += copies * parameter.size
+    start = aligned(start)
+    size = math.prod(axis.size for axis in plan.readout.tile.state)
+    gradients, trained = {}, 0
+    for name, count in parameter_sizes(plan):
+        gradients[name] = trained
+        trained += count
+    return Layout(
+        states=tuple(states),
+        values=values,
+        kept=max(position, 1),
+        sums=tuple(regions),
+        state=start,
+        summed=start + (aligned(size) if states else 0),
+        sparse=_is_sparse(plan),
+        gradients=gradients,
+        trained=trained,
+    )
+
+
+def aligned(count: int) -> int:
+    """A number of entries after which the next begin at a multiple of 128 bytes, in float32."""
+    return -(-count // 32) * 32
+
+
+def parameter_sizes(plan: KernelPlan) -> list[tuple[str, int]]:
+    """All parameters with their sizes, cores first, then an activation's numbers."""
+    layer = plan.layer
+    sizes = [(p.name, p.size) for p in layer.parameters]
+    for stage in layer.stages:
+        if stage.activation is not None:
+            sizes += [(f"act{stage.number}.{p.name}", p.size) for p in stage.activation.parameters]
+    return sizes
+
+
+def occurrences(plan: KernelPlan) -> dict[Ref, int]:
+    """For each core of the last stage, by its step, how often it was used before."""
+    seen: dict[tuple[str | None, int], int] = {}
+    found = {}
+    for ref, step in enumerate(plan.readout.schedule.steps):
+        if isinstance(step, CoreMatrix | CoreTensor):
+            core = plan.readout.stage.cores[step.core]
+            slot = core.parameter, core.slot or 0
+            found[ref] = seen.get(slot, 0)
+            seen[slot] = found[ref] + 1
+    return found
+
+
+def _uses(plan: KernelPlan, parameter: Parameter) -> dict[int, int]:
+    """How often each core of a parameter is used."""
+    uses = {slot: 0 for slot in range(parameter.shape[0] if parameter.stacked else 1)}
+    for core in plan.readout.stage.cores:
+        if core.parameter == parameter.name:
+            uses[core.slot or 0] += 1
+    return uses
+
+
+def is_large(plan: KernelPlan, core: int) -> bool:
+    """Whether the gradients of a core are written where they belong, not summed in registers."""
+    axes = plan.readout.tile.axes[core]
+    whole = math.prod(padded(a.size) for a in axes)
+    return math.prod(a.size for a in axes) > LARGEST_SUMMED or whole > 4 * LARGEST_SUMMED
+
+
+def _is_sparse(plan: KernelPlan) -> bool:
+    """Whether some program writes only part of its sums."""
+    tile = plan.readout.tile
+    if any(axis.digit for axis in tile.state):
+        return True
+    if any(
+        is_large(plan, k) and any(axis.digit for axis in axes) for k, axes in enumerate(tile.axes)
+    ):
+        return True
+    own = [p for p in plan.layer.parameters if p.stage == len(plan.layer.stages)]
+    return any(len({*_uses(plan, p).values()}) > 1 for p in own)

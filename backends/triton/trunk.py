@@ -1,0 +1,174 @@
+"""The trunk: all hidden stages of a layer in one program, and their adjoint in another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from tncompile.plan.schedule import (
+    CoreMatrix,
+    CoreTensor,
+    Ref,
+    State,
+    needed_values,
+    operands,
+)
+from tncompile.plan.tiles import padded
+
+from .activations import Elementwise
+from .chip import Chip, Pull
+from .kernels import KernelView, LayerKernels, flat, store
+
+_CHUNK = 2**12  # entries of a parameter that a program copies at a time
+
+
+def trunk(kernels: LayerKernels) -> KernelView | None:
+    """All hidden stages: the state stays on chip, what the adjoint reads is written once."""
+    plan = kernels.plan
+    if not plan.trunk:
+        return None
+    used: set[int] = set()
+    sizes = [size for chip in plan.trunk for size in kernels.sizes(chip.stage)]
+    sizes.append(("kept_ptr", kernels.layout.kept))
+    body = kernels.of_group(sizes, 0)
+    for chip, activation in zip(plan.trunk, kernels.activations, strict=True):
+        body += [f"# Layer {chip.stage.number}: {kernels.statements(chip.stage)}"]
+        body += _forward(kernels, Chip(chip, kernels.parameters, used), activation)
+    return kernels.view(
+        "trunk",
+        "All hidden layers, with the state on chip; what their adjoint reads is kept.",
+        (name for name, _ in sizes),
+        ("KEEP", "COMPUTE", "DOT"),
+        body,
+        used,
+        plan.trunk_warps,
+    )
+
+
+def _forward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> Iterator[str]:
+    """One hidden stage."""
+    number, steps = writer.chip.stage.number, writer.steps
+    layout = kernels.layout
+    for ref, step in enumerate(steps):
+        if isinstance(step, State):
+            writer.name(ref)  # the result of the stage before
+            continue
+        yield from writer.run([ref])
+        if ref in writer.chip.kept:
+            value, size = flat(writer, ref, writer.names[ref])
+            yield "if KEEP:"
+            yield f"    tl.store(kept_ptr + {layout.values[number, ref]} + r{size}, {value})"
+    last, size = flat(writer, len(steps) - 1, writer.result)
+    z, h = f"z{number}", f"x{number}"
+    yield f"{z} = {last}"
+    if (number, -1) in layout.values:
+        yield "if KEEP:"
+        yield f"    tl.store(kept_ptr + {layout.values[number, -1]} + r{size}, {z})"
+    yield from activation.forward(z, h)
+    yield f"tl.store(kept_ptr + {layout.states[number - 1]} + r{size}, {h})"
+
+
+def trunk_adjoint(kernels: LayerKernels) -> KernelView:
+    """Sums of the last stage's gradients go where they belong; then the trunk backward."""
+    plan, layout = kernels.plan, kernels.layout
+    used: set[int] = set()
+    sizes = [size for chip in plan.trunk for size in kernels.sizes(chip.stage)]
+    sizes += [("kept_ptr", layout.kept)] * bool(plan.trunk)
+    sizes += [("total_ptr", layout.summed)]
+    body = kernels.of_group(sizes, 0)
+    body += ["# The gradients of the last layer's cores are summed already."]
+    body += _last_gradients(kernels, used)
+    if plan.trunk:
+        size = math.prod(plan.trunk[-1].schedule.steps[-1].shape)
+        used.add(size)
+        body += [f"dx{len(plan.trunk)} = tl.load(total_ptr + {layout.state} + r{size})"]
+    for chip, activation in reversed([*zip(plan.trunk, kernels.activations, strict=True)]):
+        body += [f"# Layer {chip.stage.number}: {kernels.statements(chip.stage)}"]
+        body += _backward(kernels, Chip(chip, kernels.parameters, used), activation)
+    title = "The gradients of all cores" if plan.trunk else "The gradients of the cores"
+    return kernels.view(
+        "trunk_adjoint",
+        f"{title}, from the sums over the programs of the readout.",
+        (*(name for name, _ in sizes), "gradients_ptr"),
+        ("COMPUTE", "DOT"),
+        body,
+        used,
+        plan.trunk_warps,
+    )
+
+
+def _last_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:
+    """The gradients of the last stage's cores, summed over the places where one is used."""
+    for region in kernels.layout.sums:
+        size = region.parameter.size
+        block = min(padded(size), _CHUNK)
+        used.add(block)
+        pointer = kernels.gradient(region.parameter.name, size)
+        indent, at = "", f"r{block}"
+        if size > block:
+            yield f"for block in range({-(-size // block)}):"
+            indent, at = "    ", "at"
+            yield f"    at = block * {block} + r{block}"
+        mask = f", mask={at} < {size}" if size % block else ""
+        for copy in range(region.copies):
+            start = region.start + copy * size
+            source = f"total_ptr + {start} + {at}" if start else f"total_ptr + {at}"
+            code = f"tl.load({source}{mask}{', other=0.0' if mask else ''})"
+            yield f"{indent}value {'+=' if copy else '='} {code}"
+        yield f"{indent}tl.store({pointer} + {at}, value{mask})"
+
+
+def _backward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> Iterator[str]:
+    """The adjoint of one hidden stage: what it reads was kept, or is a core."""
+    number, steps, layout = writer.chip.stage.number, writer.steps, kernels.layout
+    _, size = flat(writer, len(steps) - 1, "")
+    reads_z = activation.reads == "z"
+    start = layout.values[number, -1] if reads_z else layout.states[number - 1]
+    source = f"z{number}" if reads_z else f"x{number}"
+    yield f"{source} = tl.load(kept_ptr + {start} + r{size})"
+    dx, dz = f"dx{number}", f"dz{number}"
+    for name, entry, lines, total in activation.sums(dx, source):
+        yield from lines
+        pointer = kernels.gradient(f"act{number}.{name}", activation.learnt[name])
+        yield f"tl.store({pointer}{f' + {entry}' if entry else ''}, {total})"
+    yield from activation.adjoint(dx, source, dz)
+    needed, kept = needed_values(steps), {*writer.chip.kept}
+    for ref in range(len(steps)):
+        writer.name(ref)
+    pull = Pull(writer)
+    pull.gradients[len(steps) - 1] = dz
+    for ref in range(len(steps) - 1, -1, -1):
+        for operand in operands(steps[ref]):  # read when it is needed, to be held no longer
+            if operand in kept:
+                kept.discard(operand)
+                _, size = flat(writer, operand, "")
+                start = layout.values[number, operand]
+                yield f"{writer.names[operand]} = tl.load(kept_ptr + {start} + r{size})"
+            elif operand in needed and isinstance(steps[operand], State):
+                _, size = flat(writer, operand, "")
+                start = layout.states[number - 2]
+                yield f"{writer.names[operand]} = tl.load(kept_ptr + {start} + r{size})"
+            elif operand in needed and not operands(steps[operand]):
+                yield from writer.load(operand)
+        yield from pull.run([ref])
+    yield from _core_gradients(kernels, writer, pull)
+    state = next((r for r, s in enumerate(steps) if isinstance(s, State)), None)
+    if state is not None:
+        yield f"dx{number - 1} = {flat(writer, state, pull.gradients[state])[0]}"
+
+
+def _core_gradients(kernels: LayerKernels, writer: Chip, pull: Pull) -> Iterator[str]:
+    """Gradients of cores to memory; of a core in several places their sum."""
+    uses: dict[tuple[str, int], list[Ref]] = {}
+    for ref, step in enumerate(writer.steps):
+        if isinstance(step, CoreMatrix | CoreTensor):
+            core = writer.chip.stage.cores[step.core]
+            assert core.parameter is not None
+            uses.setdefault((core.parameter, core.slot or 0), []).append(ref)
+    for (name, _), refs in uses.items():
+        step = writer.steps[refs[0]]
+        assert isinstance(step, CoreMatrix | CoreTensor)
+        found = writer.at(writer.dimensions(refs[0]), writer.chip.tile.offsets[step.core])
+        parts = [f"tl.reshape({pull.gradients[ref]}, {step.shape})" for ref in refs]
+        pointer = kernels.gradient(name, math.prod(kernels.parameters[name].shape))
+        yield store(pointer, found, " + ".join(parts))

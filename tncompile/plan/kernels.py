@@ -1,0 +1,156 @@
+"""Which GPU kernels make a layer, with which tiles: two forward, three backward.
+
+Enters: a layer. Leaves: a `KernelPlan`: every hidden stage in one program (the trunk), the last
+stage in tiles of the weight (the readout). Each tile is contiguous in the weight, as far as its
+legs allow; of the other legs the faster ones are run through in a loop, whose programs keep
+what does not depend on it, and the rest make the grid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from tncompile.graph.ir import Index, Layer, Stage
+from tncompile.plan.onchip import LARGEST_VALUE, ChipSchedule, chip_schedule
+from tncompile.plan.schedule import needed_values, operands
+from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile, whole_tile
+
+# Entries of a tile of the weight: 16 KiB in float32, half that of the products that a mixer of
+# two wires makes of them.
+TILE = 2**12
+# Programs of the readout, for about two to each multiprocessor of a large GPU; each writes sums of
+# its own in the backward pass, so more of them would cost bandwidth.
+PROGRAMS = 2**8
+# Entries that a core may have in all where its gradients are summed over a loop in registers.
+LARGEST_SUMMED = 2**11
+_THREADS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ChipStage:
+    """A stage, or a tile of it, with its steps on chip."""
+
+    tile: Tile
+    schedule: ChipSchedule
+
+    @property
+    def stage(self) -> Stage:
+        """The stage in the graph."""
+        return self.tile.whole
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The steps whose values the adjoint reads, cores and the incoming state aside."""
+        steps = self.schedule.steps
+        return tuple(r for r in sorted(needed_values(steps)) if operands(steps[r]))
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPlan:
+    """The kernels of a layer: its hidden stages in one program, the last one in tiles."""
+
+    layer: Layer
+    trunk: tuple[ChipStage, ...]
+    readout: ChipStage
+    trunk_warps: int
+    readout_warps: int
+
+    @property
+    def programs(self) -> int:
+        """Programs of the readout, of each row group."""
+        return self.readout.tile.count(Place.GRID)
+
+    @property
+    def loops(self) -> int:
+        """Tiles that each of them makes."""
+        return self.readout.tile.count(Place.LOOP)
+
+
+def plan_kernels(layer: Layer) -> KernelPlan | str:
+    """The kernels of a layer; or why there are none, in words."""
+    trunk = []
+    for stage in layer.stages[:-1]:
+        found = ChipStage(whole := whole_tile(stage), chip_schedule(whole))
+        if not found.schedule.fits:
+            return (
+                f"stage {stage.number} has {found.schedule.largest_value} entries at a time, more"
+                f" than the {LARGEST_VALUE} that one GPU program holds"
+            )
+        if not operands(found.schedule.steps[-1]):
+            return f"stage {stage.number} is a single tensor"
+        trunk.append(found)
+    readout = _readout(layer)
+    if isinstance(readout, str):
+        return readout
+    return KernelPlan(
+        layer=layer,
+        trunk=tuple(trunk),
+        readout=readout,
+        trunk_warps=max((_warps(s.schedule) for s in trunk), default=4),
+        readout_warps=_warps(readout.schedule),
+    )
+
+
+def _warps(schedule: ChipSchedule) -> int:
+    """Warps of a program, for 32 entries of the largest products to each thread."""
+    wanted = schedule.largest_products // (32 * _THREADS)
+    return min(max(padded(max(wanted, 1)), 1), 16)
+
+
+def _readout(layer: Layer) -> ChipStage | str:
+    """The last stage in the largest tiles that fit; or why there are none."""
+    stage = layer.stages[-1]
+    size = TILE
+    while size >= 1:
+        found = tile(stage, tile_legs(layer, size))
+        if not found.stage.cores or not any(core.indices for core in found.stage.cores):
+            break
+        schedule = chip_schedule(found)
+        if schedule.fits and operands(schedule.steps[-1]):
+            return ChipStage(found, schedule)
+        size //= 4
+    return (
+        f"no tile of the weight fits: stage {stage.number} has {schedule.largest_value} entries at"
+        f" a time, more than the {LARGEST_VALUE} that one GPU program holds"
+    )
+
+
+def weight_legs(layer: Layer) -> tuple[Index, ...]:
+    """The outgoing legs of a layer in the order of its weight, slowest first."""
+    place = {mode: k for k, mode in enumerate(layer.modes.places)}
+    return tuple(layer.stages[-1].outgoing[place[m]] for m in range(layer.modes.order))
+
+
+def tile_legs(layer: Layer, size: int) -> list[Leg]:
+    """The legs of a weight, of which the fastest make a tile of this many entries at most."""
+    whole, large = held(layer.stages[-1]), large_cores(layer)
+    legs: list[Leg] = []
+    room = size
+    for number, index in reversed([*enumerate(weight_legs(layer))]):
+        block = padded(index.size)
+        if index.name not in whole and block > room:
+            # Gradients of small cores are put together from blocks of one size.
+            block = room if index.name in large else min(room, index.size & -index.size)
+        room //= min(block, room)
+        legs.append(Leg(index, block, Place.GRID, f"d{number}"))
+    count = math.prod(leg.count for leg in legs) * layer.groups
+    loops = 1
+    for k, leg in enumerate(legs):  # the fastest digits first
+        fewer = count // (loops * leg.count)
+        if leg.count == 1:
+            legs[k] = replace(leg, place=Place.TILE, digit="")
+        elif fewer >= PROGRAMS and leg.index.name not in large:
+            loops *= leg.count
+            legs[k] = replace(leg, place=Place.LOOP)
+    return legs[::-1]
+
+
+def large_cores(layer: Layer) -> frozenset[str]:
+    """The legs of cores too large for their gradients to be summed over a loop on chip.
+
+    Legs of the incoming state are such, too.
+    """
+    stage = layer.stages[-1]
+    cores = (c for c in stage.cores if math.prod(i.size for i in c.indices) > LARGEST_SUMMED)
+    return frozenset(i.name for legs in (stage.incoming, *(c.indices for c in cores)) for i in legs)
