@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tncompile.graph import activations
-from tncompile.graph.expressions import write
+from tncompile.graph.expressions import SAME, write
 from tncompile.graph.formulas import Formula
 from tncompile.graph.ir import Activation
 from tncompile.graph.rational import coefficients
@@ -108,7 +108,7 @@ def numbers_view(activation: Activation) -> NumbersView | None:
     name, formula = module_class(activation), activations.formula(activation)
     if name is None or formula is None or activation.name == "rational":
         return None
-    words = formula.words or formula.value
+    words = formula.words or write(formula.value, SAME, {"z": "x"})
     return NumbersView(name, words, tuple(p.name for p in activation.parameters))
 
 

@@ -190,7 +190,6 @@ _TABLE = (
         "swish",
         Formula(
             value="z * sigmoid(beta * z)",
-            words="x * sigmoid(beta * x)",
             reads="z",
             lets=(("s", "sigmoid(beta * z)"),),
             partials=(("beta", "g * z * z * s * (1.0 - s)"),),

@@ -37,8 +37,9 @@ class Formula:
     gradients of the numbers, are in g, the one of z and h that the adjoint `reads`, the numbers
     and `lets`: values with names, made in this order before, of which a later one may replace
     one of the same name. `fused` names a function of z that a backend may have in place of
-    `value`. For readers are `equation`, dh/dz, a `note` on `lets`, and `words` for `value`.
-    `cost` is what it takes where that is not what the expressions do one after another.
+    `value`. For readers are `equation`, dh/dz, a `note` on `lets`, and `words`, where they say
+    more than `value` does. `cost` is what it takes where that is not what the expressions do
+    one after another.
     """
 
     value: str

@@ -66,7 +66,6 @@ def rational_formula(activation: Activation) -> Formula:
         equation="(a' - h b') / b, a and b the polynomials",
         partials=tuple(partials) if activation.parameters else (),
         lets=tuple(lets),
-        words="(a0 + a1 x + ...) / (1 + b1 x + ...)",
         cost=_cost(len(a) + len(b), bool(activation.parameters)),
     )
     return formula.with_constants({})
