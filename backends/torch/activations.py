@@ -1,19 +1,41 @@
 """How each activation and its adjoint are written in PyTorch.
 
 z is the pre-activation, h the result, g the gradient of h; the adjoint makes dz, and the
-gradients of trained numbers, which are kept in a small module of their own, `act{l}`.
+gradients of trained numbers, which are kept in a small module of their own, `act{l}`. All of
+it is printed from `graph.activations`; loops over the coefficients of rational functions are
+written here, in fewer lines.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from tncompile.graph import activations
+from tncompile.graph.expressions import SAME, write
+from tncompile.graph.formulas import Formula
 from tncompile.graph.ir import Activation
+from tncompile.graph.rational import coefficients
+
+FUNCTIONS = {
+    "abs": "torch.abs({})",
+    "cos": "torch.cos({})",
+    "erfc": "torch.erfc({})",
+    "exp": "torch.exp({})",
+    "expm1": "torch.expm1({})",
+    "log1p": "torch.log1p({})",
+    "maximum": "{}.clamp(min={})",
+    "minimum": "{}.clamp(max={})",
+    "sigmoid": "torch.sigmoid({})",
+    "sin": "torch.sin({})",
+    "tanh": "torch.tanh({})",
+    "where": "torch.where({}, {}, {})",
+}
+_FUSED = {name: f"functional.{name}({{}})" for name in ("elu", "gelu", "relu", "silu")}
+_SUM = {"sum": "{}.sum().reshape(1)"}
 
 
 @dataclass(frozen=True, slots=True)
-class Formula:
+class Lines:
     """An activation as an expression, what its adjoint reads ("h" or "z"), and its lines.
 
     `equation` is the derivative, for the reader.
@@ -25,83 +47,55 @@ class Formula:
     equation: str
 
 
-def formula(activation: Activation) -> Formula | None:
-    """The formula of an activation; None for the identity."""
-    constants = dict(activation.constants)
-    match activation.name:
-        case "identity":
-            return None
-        case "elu":
-            line = "dz = g * (1.0 + h.clamp(max=0.0))"
-            return Formula("functional.elu(z)", "h", (line,), "1 + min(h, 0)")
-        case "relu":
-            return Formula("functional.relu(z)", "h", ("dz = g * (h > 0)",), "1 where h > 0")
-        case "tanh":
-            return Formula("torch.tanh(z)", "h", ("dz = g * (1.0 - h * h)",), "1 - h^2")
-        case "gelu":
-            lines: tuple[str, ...] = (
-                "# Phi(z) = erfc(-z / sqrt(2)) / 2, phi(z) = exp(-z^2 / 2) / sqrt(2 pi)",
-                f"slope = z * torch.exp(-0.5 * z * z) * {1.0 / math.sqrt(2.0 * math.pi)!r}",
-                f"slope = slope + 0.5 * torch.erfc({-math.sqrt(0.5)!r} * z)",
-                "dz = g * slope",
-                "del slope",
-            )
-            return Formula("functional.gelu(z)", "z", lines, "Phi(z) + z phi(z)")
-        case "silu":
-            lines = (
-                "s = torch.sigmoid(z)",
-                "dz = g * (s * (1.0 + z * (1.0 - s)))",
-                "del s",
-            )
-            return Formula("functional.silu(z)", "z", lines, "s (1 + z (1 - s)), s = sigmoid(z)")
-        case "siren":
-            omega = repr(constants["omega"])
-            line = f"dz = g * ({omega} * torch.cos({omega} * z))"
-            return Formula(f"torch.sin({omega} * z)", "z", (line,), "omega cos(omega z)")
-        case "swish":
-            return _swish(activation)
-        case "prelu":
-            return Formula(
-                "torch.where(z >= 0, z, slope * z)",
-                "z",
-                (
-                    "dslope = (g * z.clamp(max=0.0)).sum().reshape(1)",
-                    "dz = torch.where(z >= 0, g, slope * g)",
-                ),
-                "1 where z >= 0, else slope",
-            )
-        case "rational":
-            return _rational(activation)
-        case name:
-            raise KeyError(f"the torch backend has no activation {name}")
+@dataclass(frozen=True, slots=True)
+class NumbersView:
+    """A module of trained numbers: its class, what it is for, and their names."""
+
+    class_name: str
+    words: str
+    names: tuple[str, ...]
 
 
-def _swish(activation: Activation) -> Formula:
-    learnt = bool(activation.parameters)
-    beta = "beta" if learnt else repr(dict(activation.constants)["beta"])
-    lines = [f"s = torch.sigmoid({beta} * z)"]
-    if learnt:
-        lines.append("dbeta = (g * z * z * s * (1.0 - s)).sum().reshape(1)")
-    lines += [f"dz = g * (s * (1.0 + {beta} * z * (1.0 - s)))", "del s"]
-    equation = "s (1 + beta z (1 - s)), s = sigmoid(beta z)"
-    return Formula(f"z * torch.sigmoid({beta} * z)", "z", tuple(lines), equation)
+def lines(activation: Activation) -> Lines | None:
+    """The lines of an activation; None for the identity."""
+    formula = activations.formula(activation)
+    if formula is None:
+        return None
+    if activation.name == "rational":
+        return _rational(activation, formula)
+    code = formula.value
+    if formula.fused in _FUSED:
+        code = f"{formula.fused}(z)"
+    return Lines(
+        write(code, FUNCTIONS | _FUSED), formula.reads, tuple(_adjoint(formula)), formula.equation
+    )
 
 
-def _rational(activation: Activation) -> Formula:
-    numerator, denominator = _coefficients(activation)
-    equation = "(a' - h b') / b, a and b the polynomials"
+def _adjoint(formula: Formula) -> list[str]:
+    text = [f"# {formula.note}"] if formula.note else []
+    text += [f"{name} = {write(value, FUNCTIONS)}" for name, value in formula.lets]
+    # A trained number has one entry, its gradient too.
+    for name, term in formula.partials:
+        text.append(f"d{name} = {write(f'sum({term})', FUNCTIONS | _SUM)}")
+    text.append(f"dz = {write(formula.dz, FUNCTIONS)}")
+    made = dict.fromkeys(name for name, _ in formula.lets)
+    return [*text, f"del {', '.join(made)}"] if made else text
+
+
+def _rational(activation: Activation, formula: Formula) -> Lines:
+    numerator, denominator = coefficients(activation)
     if not activation.parameters:
         given = f"z, {numerator!r}, {denominator!r}"
         line = f"dz = _rational_adjoint(g, {given})[0]"
-        return Formula(f"_rational({given})", "z", (line,), equation)
+        return Lines(f"_rational({given})", "z", (line,), formula.equation)
     given = "z, numerator.unbind(), " + ("denominator.unbind()" if denominator else "()")
-    lines = [f"dz, dtop, dbottom = _rational_adjoint(g, {given})"]
+    text = [f"dz, dtop, dbottom = _rational_adjoint(g, {given})"]
     top, bottom = len(numerator), len(denominator)
-    lines.append(f"dnumerator = _coefficients_adjoint(dtop, z, range({top}))")
+    text.append(f"dnumerator = _coefficients_adjoint(dtop, z, range({top}))")
     if denominator:
-        lines.append(f"ddenominator = _coefficients_adjoint(dbottom, z, range(1, {bottom + 1}))")
-    lines.append("del dtop, dbottom")
-    return Formula(f"_rational({given})", "z", tuple(lines), equation)
+        text.append(f"ddenominator = _coefficients_adjoint(dbottom, z, range(1, {bottom + 1}))")
+    text.append("del dtop, dbottom")
+    return Lines(f"_rational({given})", "z", tuple(text), formula.equation)
 
 
 def module_class(activation: Activation) -> str | None:
@@ -109,23 +103,21 @@ def module_class(activation: Activation) -> str | None:
     return f"_{activation.name.capitalize()}" if activation.parameters else None
 
 
+def numbers_view(activation: Activation) -> NumbersView | None:
+    """What the template of such a class sees; None where there is none, or it has its own."""
+    name, formula = module_class(activation), activations.formula(activation)
+    if name is None or formula is None or activation.name == "rational":
+        return None
+    words = formula.words or write(formula.value, SAME, {"z": "x"})
+    return NumbersView(name, words, tuple(p.name for p in activation.parameters))
+
+
 def constructor(activation: Activation, groups: int) -> str:
     """The call that makes such a module; `options` are device and dtype."""
-    values = ", ".join(repr(v) for p in activation.parameters for v in _starts(p.init))
     lead = f", lead=({groups},)" if groups > 1 else ""
     if activation.name != "rational":
+        constants = dict(activation.constants)
+        values = ", ".join(repr(constants[p.name]) for p in activation.parameters)
         return f"{module_class(activation)}({values}{lead}, **options)"
-    numerator, denominator = _coefficients(activation)
+    numerator, denominator = coefficients(activation)
     return f"_Rational({numerator!r}, {denominator!r}{lead}, **options)"
-
-
-def _starts(init: object) -> tuple[float, ...]:
-    values: tuple[float, ...] = getattr(init, "values", ())
-    return values
-
-
-def _coefficients(activation: Activation) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Numerator from a_0 and denominator from b_1, which the constants hold in this order."""
-    numerator = tuple(v for k, v in activation.constants if k.startswith("a"))
-    denominator = tuple(v for k, v in activation.constants if k.startswith("b"))
-    return numerator, denominator

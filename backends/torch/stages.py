@@ -116,7 +116,7 @@ def stage_view(
     """One stage; `again` tells that its forward pass is run again in the adjoint."""
     stage, schedule = program.stage, program.plan.schedule
     activation = stage.activation
-    formula = None if activation is None else activations.formula(activation)
+    formula = None if activation is None else activations.lines(activation)
     learnt = () if activation is None else tuple(p.name for p in activation.parameters)
     own = tuple(identifier(p) for p in program.parameters)
     states = (*([INPUT] * program.takes_input), *([STATE] * bool(stage.incoming)))

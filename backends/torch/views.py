@@ -129,8 +129,9 @@ class ModuleView:
 
     header: Header
     layers: tuple[LayerView, ...]
-    activation_classes: tuple[str, ...]
+    activation_numbers: tuple[activations.NumbersView, ...]
     plain_rational: bool
+    trained_rational: bool
     krons: frozenset[str]
     grouped: bool
     mixers: bool
@@ -164,13 +165,15 @@ def module_view(program: ModuleProgram) -> ModuleView:
         for stage in layer.stages
         if stage.stage.activation is not None
     ]
-    classes = {activations.module_class(a) for a in used} - {None}
+    numbers = {v.class_name: v for v in map(activations.numbers_view, used) if v is not None}
+    rationals = [a for a in used if a.name == "rational"]
     inits = [p.init for layer in program.layers for p in layer.layer.parameters]
     return ModuleView(
         header=program.header,
         layers=tuple(_layer(layer) for layer in program.layers),
-        activation_classes=tuple(sorted(name for name in classes if name is not None)),
-        plain_rational=any(a.name == "rational" for a in used),
+        activation_numbers=tuple(numbers[name] for name in sorted(numbers)),
+        plain_rational=bool(rationals),
+        trained_rational=any(a.parameters for a in rationals),
         krons=frozenset(_krons(program)),
         constants=any(
             isinstance(step, Identity | Ones)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.backends.test_activations import MADE_UP
 from tests.conftest import Compile
 from tests.plan.compiling import compiled, planned
 from tncompile.diagnostics import DiagnosticError
+from tncompile.graph.activations import ACTIVATIONS
 from tncompile.plan import LayerPlan
 
 WALL = "layer a : Linear(256, 256) from BrickWall(3) {{ activation = {} }}"
@@ -101,6 +103,15 @@ def test_predicted_peaks(name: str) -> None:
         if plan.training.peak_bytes <= most - plan.training.parameter_bytes:
             assert measured <= most
     assert tried
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_predicted_peaks_of_activations_by_their_formulas_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ACTIVATIONS, name, MADE_UP[name][0])
+    monkeypatch.setitem(LAYERS, name, WALL.format(name))
+    test_predicted_peaks(name)
 
 
 def test_budgets_lead_to_recomputation_and_slices() -> None:

@@ -107,7 +107,7 @@ _BUILTINS = frozenset(
     }
 )
 _LIBRARIES = frozenset({"torch", "nn", "functional", "math"})
-# All that the templates use of the libraries, in calls, annotations and defaults alike.
+# All that templates and formulas use of the libraries, in calls, annotations and defaults alike.
 _LIBRARY_NAMES = frozenset(
     {
         "functional.conv1d",
@@ -136,6 +136,7 @@ _LIBRARY_NAMES = frozenset(
         "nn.init.normal_",
         "nn.init.uniform_",
         "torch.Tensor",
+        "torch.abs",
         "torch.addmm",
         "torch.amp.is_autocast_available",
         "torch.arange",
@@ -157,6 +158,7 @@ _LIBRARY_NAMES = frozenset(
         "torch.float64",
         "torch.erfc",
         "torch.exp",
+        "torch.expm1",
         "torch.func.functional_call",
         "torch.func.vjp",
         "torch.func.vmap",
@@ -166,6 +168,7 @@ _LIBRARY_NAMES = frozenset(
         "torch.int32",
         "torch.int64",
         "torch.isfinite",
+        "torch.log1p",
         "torch.no_grad",
         "torch.ones_like",
         "torch.select_scatter",

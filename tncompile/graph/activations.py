@@ -1,7 +1,7 @@
-"""The activations of the language: their arguments, parameters and gains.
+"""The activations of the language: one table, of which every room takes its part.
 
-One table. What an activation computes is written out by each backend; what it means for
-initial values is here. Source: ADNTN paper, section 4.1, Eqs. 22-27, and section 3.5.
+An entry tells the arguments, which numbers are trained, and the formulas that all backends
+write out. Source: ADNTN paper, section 4.1, Eqs. 22-27, and section 3.5.
 """
 
 from __future__ import annotations
@@ -10,94 +10,95 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from tncompile.diagnostics import names as errors
+from tncompile.graph.formulas import Formula
 from tncompile.graph.ir import Activation, CoreKind, Parameter, Values
+from tncompile.graph.rational import rational_formula, rational_start
 from tncompile.graph.scope import Scope, Signature, fail
 from tncompile.syntax import ast
 
 HE_GAIN = math.sqrt(2.0)
 _LARGEST_DEGREE = 12
+Arguments = dict[str, ast.Expression]
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What there is to know about an activation by its name."""
+    """What there is to know about an activation by its name.
+
+    Where it `is_linear` near zero, cores start as if there were none; else for half a line.
+    """
 
     signature: Signature
-    make: Callable[[Scope, dict[str, ast.Expression]], Activation]
+    make: Callable[[Scope, Arguments], Activation]
+    formula: Callable[[Activation], Formula | None]
+    is_linear: bool = False
 
 
-def _plain(name: str) -> Spec:
-    return Spec(Signature(name, (), 0), lambda scope, arguments: Activation(name))
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number of an activation: an argument in the language, a name in its formulas.
+
+    A `trained` one is so where the activation is learnable.
+    """
+
+    name: str
+    default: float
+    least: float = -1e6
+    trained: bool = False
 
 
-def _siren(scope: Scope, arguments: dict[str, ast.Expression]) -> Activation:
-    omega = 30.0
-    if "omega" in arguments:
-        omega = scope.number(arguments["omega"], "`omega`", 1e-3)
-    return Activation("siren", (("omega", omega),))
+def spec(
+    name: str,
+    formula: Formula | None,
+    numbers: tuple[Number, ...] = (),
+    *,
+    optional: bool = False,
+    is_linear: bool = False,
+) -> Spec:
+    """An entry of the table; `optional` adds the argument `learnable`, else it always is."""
+    names = (*(n.name for n in numbers), *(["learnable"] * optional))
+    defaults = (*(f"{n.default:g}" for n in numbers), *(["true"] * optional))
+
+    def make(scope: Scope, given: Arguments) -> Activation:
+        values = {n.name: n.default for n in numbers}
+        for n in numbers:
+            if n.name in given:
+                values[n.name] = scope.number(given[n.name], f"`{n.name}`", n.least)
+        learnt = _is_learnable(scope, given)
+        parameters = [_parameter(n.name, (values[n.name],)) for n in numbers if n.trained]
+        return Activation(name, tuple(values.items()), tuple(parameters) if learnt else ())
+
+    def own_formula(activation: Activation) -> Formula | None:
+        trained = {p.name for p in activation.parameters}
+        constants = {k: repr(v) for k, v in activation.constants if k not in trained}
+        return formula and formula.with_constants(constants)
+
+    return Spec(Signature(name, names, 0, defaults), make, own_formula, is_linear)
 
 
-def _prelu(scope: Scope, arguments: dict[str, ast.Expression]) -> Activation:
-    slope = 0.25
-    if "slope" in arguments:
-        slope = scope.number(arguments["slope"], "`slope`")
-    return Activation("prelu", (("slope", slope),), (_parameter("slope", (slope,), "a"),))
+def _is_learnable(scope: Scope, given: Arguments) -> bool:
+    return "learnable" not in given or scope.boolean(given["learnable"], "`learnable`")
 
 
-def _swish(scope: Scope, arguments: dict[str, ast.Expression]) -> Activation:
-    beta, learnable = 1.0, True
-    if "beta" in arguments:
-        beta = scope.number(arguments["beta"], "`beta`")
-    if "learnable" in arguments:
-        learnable = scope.boolean(arguments["learnable"], "`learnable`")
-    parameters = (_parameter("beta", (beta,), "beta"),) if learnable else ()
-    return Activation("swish", (("beta", beta),), parameters)
-
-
-def _rational(scope: Scope, arguments: dict[str, ast.Expression]) -> Activation:
-    m, n, learnable = 3, 2, True
-    if "m" in arguments:
-        m = scope.integer(arguments["m"], "`m`", 1, _LARGEST_DEGREE)
-    if "n" in arguments:
-        n = scope.integer(arguments["n"], "`n`", 0, _LARGEST_DEGREE)
-    if "learnable" in arguments:
-        learnable = scope.boolean(arguments["learnable"], "`learnable`")
+def _rational(scope: Scope, given: Arguments) -> Activation:
+    m, n = 3, 2
+    if "m" in given:
+        m = scope.integer(given["m"], "`m`", 1, _LARGEST_DEGREE)
+    if "n" in given:
+        n = scope.integer(given["n"], "`n`", 0, _LARGEST_DEGREE)
+    learnt = _is_learnable(scope, given)
     numerator, denominator = rational_start(m, n)
     constants = (
         *((f"a{k}", a) for k, a in enumerate(numerator)),
         *((f"b{k}", b) for k, b in enumerate(denominator, start=1)),
     )
-    if not learnable:
-        return Activation("rational", constants)
-    start = "least squares to SiLU on [-3, 3]"
-    parameters = [_parameter("numerator", numerator, start)]
-    if denominator:
-        parameters.append(_parameter("denominator", denominator, "no real pole"))
-    return Activation("rational", constants, tuple(parameters))
+    vectors = (("numerator", numerator), ("denominator", denominator))
+    parameters = tuple(_parameter(name, values) for name, values in vectors if values)
+    return Activation("rational", constants, parameters if learnt else ())
 
 
-def rational_start(m: int, n: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Coefficients a_0..a_m and b_1..b_n at which a rational activation starts.
-
-    The denominator is 1 + x^2/20, or 1 where the degrees leave no room for it, so that no
-    pole lies on the real line; the numerator is its least-squares partner for SiLU on
-    [-3, 3], within 0.03 of it from m = 3 on. Rounded to six digits, so that the emitted text
-    does not depend on the linear algebra library.
-    """
-    x = np.linspace(-3.0, 3.0, 121)
-    denominator = tuple(0.05 if k == 2 and m >= 3 else 0.0 for k in range(1, n + 1))
-    bottom = 1.0 + sum(b * x**k for k, b in enumerate(denominator, start=1))
-    powers = np.stack([x**k for k in range(m + 1)], axis=1)
-    silu = x / (1.0 + np.exp(-x))
-    solution = np.linalg.lstsq(powers / np.reshape(bottom, (-1, 1)), silu, rcond=None)[0]
-    numerator = tuple(round(float(a), 6) + 0.0 for a in solution)
-    return numerator, denominator
-
-
-def _parameter(name: str, values: tuple[float, ...], formula: str) -> Parameter:
+def _parameter(name: str, values: tuple[float, ...]) -> Parameter:
     return Parameter(
         name=name,
         shape=(len(values),),
@@ -105,20 +106,106 @@ def _parameter(name: str, values: tuple[float, ...], formula: str) -> Parameter:
         kind=CoreKind.ROOT,
         stage=0,
         uses=0,
-        init=Values(values, formula),
+        init=Values(values, name),
         statement="",
     )
 
 
-ACTIVATIONS: dict[str, Spec] = {
-    **{n: _plain(n) for n in ("elu", "gelu", "silu", "relu", "tanh", "identity")},
-    "siren": Spec(Signature("siren", ("omega",), 0, ("30",)), _siren),
-    "prelu": Spec(Signature("prelu", ("slope",), 0, ("0.25",)), _prelu),
-    "swish": Spec(Signature("swish", ("beta", "learnable"), 0, ("1", "true")), _swish),
-    "rational": Spec(
-        Signature("rational", ("m", "n", "learnable"), 0, ("3", "2", "true")), _rational
+_TABLE = (
+    spec(
+        "elu",
+        Formula(
+            value="where(z > 0.0, z, expm1(z))",
+            fused="elu",
+            reads="h",
+            dz="g * (1.0 + minimum(h, 0.0))",
+            equation="1 + min(h, 0)",
+        ),
     ),
-}
+    spec(
+        "gelu",
+        Formula(
+            value=f"0.5 * z * erfc({-math.sqrt(0.5)!r} * z)",
+            fused="gelu",
+            reads="z",
+            lets=(
+                ("slope", f"z * exp(-0.5 * z * z) * {1.0 / math.sqrt(2.0 * math.pi)!r}"),
+                ("slope", f"slope + 0.5 * erfc({-math.sqrt(0.5)!r} * z)"),
+            ),
+            note="Phi(z) = erfc(-z / sqrt(2)) / 2, phi(z) = exp(-z^2 / 2) / sqrt(2 pi)",
+            dz="g * slope",
+            equation="Phi(z) + z phi(z)",
+        ),
+    ),
+    spec(
+        "silu",
+        Formula(
+            value="z * sigmoid(z)",
+            fused="silu",
+            reads="z",
+            lets=(("s", "sigmoid(z)"),),
+            dz="g * (s * (1.0 + z * (1.0 - s)))",
+            equation="s (1 + z (1 - s)), s = sigmoid(z)",
+        ),
+    ),
+    spec(
+        "relu",
+        Formula(
+            value="maximum(z, 0.0)",
+            fused="relu",
+            reads="h",
+            dz="g * (h > 0)",
+            equation="1 where h > 0",
+        ),
+    ),
+    spec(
+        "tanh",
+        Formula(value="tanh(z)", reads="h", dz="g * (1.0 - h * h)", equation="1 - h^2"),
+        is_linear=True,
+    ),
+    spec("identity", None, is_linear=True),
+    spec(
+        "siren",
+        Formula(
+            value="sin(omega * z)",
+            reads="z",
+            dz="g * (omega * cos(omega * z))",
+            equation="omega cos(omega z)",
+        ),
+        (Number("omega", 30.0, least=1e-3),),
+    ),
+    spec(
+        "prelu",
+        Formula(
+            value="where(z >= 0, z, slope * z)",
+            words="x where x >= 0, slope * x elsewhere; one slope a layer",
+            reads="z",
+            partials=(("slope", "g * minimum(z, 0.0)"),),
+            dz="where(z >= 0, g, slope * g)",
+            equation="1 where z >= 0, else slope",
+        ),
+        (Number("slope", 0.25, trained=True),),
+    ),
+    spec(
+        "swish",
+        Formula(
+            value="z * sigmoid(beta * z)",
+            reads="z",
+            lets=(("s", "sigmoid(beta * z)"),),
+            partials=(("beta", "g * z * z * s * (1.0 - s)"),),
+            dz="g * (s * (1.0 + beta * z * (1.0 - s)))",
+            equation="s (1 + beta z (1 - s)), s = sigmoid(beta z)",
+        ),
+        (Number("beta", 1.0, trained=True),),
+        optional=True,
+    ),
+    Spec(
+        Signature("rational", ("m", "n", "learnable"), 0, ("3", "2", "true")),
+        _rational,
+        rational_formula,
+    ),
+)
+ACTIVATIONS = {entry.signature.function: entry for entry in _TABLE}
 
 
 def activation(node: ast.Expression, scope: Scope) -> Activation:
@@ -139,5 +226,10 @@ def activation(node: ast.Expression, scope: Scope) -> Activation:
     if name not in ACTIVATIONS:
         known = tuple(ACTIVATIONS)
         fail(errors.UnknownName(call.function.span, "activation", name, known, "activations"))
-    spec = ACTIVATIONS[name]
-    return spec.make(scope, spec.signature.bind(call))
+    found = ACTIVATIONS[name]
+    return found.make(scope, found.signature.bind(call))
+
+
+def formula(activation: Activation) -> Formula | None:
+    """What an activation computes, its constants in place; None for the identity."""
+    return ACTIVATIONS[activation.name].formula(activation)

@@ -26,7 +26,7 @@ import math
 from dataclasses import dataclass
 
 from tncompile.diagnostics import names as errors
-from tncompile.graph.activations import HE_GAIN
+from tncompile.graph.activations import ACTIVATIONS, HE_GAIN
 from tncompile.graph.ir import (
     Activation,
     Constant,
@@ -39,7 +39,6 @@ from tncompile.graph.ir import (
 from tncompile.graph.scope import Scope, Signature, fail
 from tncompile.syntax import ast
 
-_LINEAR = ("tanh", "identity")
 STANDARD = Signature("standard", ("root_std", "mixer_noise"), 0, ("0.05", "0.01"))
 # What a tensor of a network may start as.
 _GIVEN = {
@@ -78,7 +77,7 @@ class Policy:
                 return Uniform(1.0 / n_in, f"1 / {n_in}")
             omega = dict(activation.constants)["omega"]
             return Uniform(math.sqrt(6.0 / n_in) / omega, f"sqrt(6 / {n_in}) / {omega:g}")
-        if activation is None or activation.name in _LINEAR:
+        if activation is None or ACTIVATIONS[activation.name].is_linear:
             return Uniform(math.sqrt(6.0 / (n_in + n_out)), f"sqrt(6 / ({n_in} + {n_out}))")
         return Normal(gain / math.sqrt(n_in), f"{gain_text} / sqrt({n_in})")
 
@@ -169,7 +168,7 @@ def drawn(variance: tuple[float, str], summed: int, given: float, tensors: int) 
 
 
 def _gain(activation: Activation | None) -> tuple[float, str]:
-    if activation is None or activation.name in (*_LINEAR, "siren"):
+    if activation is None or activation.name == "siren" or ACTIVATIONS[activation.name].is_linear:
         return 1.0, "1"
     if activation.name == "prelu":
         slope = dict(activation.constants)["slope"]

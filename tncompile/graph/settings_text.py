@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 
+from tncompile.graph.activations import ACTIVATIONS
 from tncompile.graph.initial import Policy
 from tncompile.graph.ir import Activation, CoreKind, Init, Layer, NearIdentity, Normal
 from tncompile.graph.modes import fold
+from tncompile.graph.rational import coefficients
 from tncompile.graph.targets import Biased
 
 _DIGITS = 17  # as many as tell any two floats apart
@@ -94,24 +96,14 @@ def _item(part: ModeList, layer: Layer) -> str:
 
 
 def _activation(activation: Activation) -> str:
-    constants = dict(activation.constants)
-    match activation.name:
-        case "siren":
-            return f"siren(omega = {constants['omega']!r})"
-        case "prelu":
-            return f"prelu(slope = {constants['slope']!r})"
-        case "swish":
-            return f"swish(beta = {constants['beta']!r}, learnable = {_learnt(activation)})"
-        case "rational":
-            m = sum(name.startswith("a") for name in constants) - 1
-            n = sum(name.startswith("b") for name in constants)
-            return f"rational(m = {m}, n = {n}, learnable = {_learnt(activation)})"
-        case name:
-            return name
-
-
-def _learnt(activation: Activation) -> str:
-    return "true" if activation.parameters else "false"
+    values = {name: repr(value) for name, value in activation.constants}
+    values["learnable"] = "true" if activation.parameters else "false"
+    if activation.name == "rational":
+        numerator, denominator = coefficients(activation)
+        values |= {"m": str(len(numerator) - 1), "n": str(len(denominator))}
+    arguments = ACTIVATIONS[activation.name].signature.names
+    given = ", ".join(f"{name} = {values[name]}" for name in arguments)
+    return f"{activation.name}({given})" if given else activation.name
 
 
 def _policy(layer: Layer) -> Policy:
