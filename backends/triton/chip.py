@@ -96,11 +96,11 @@ class Chip:
                     yield from self.load(ref)
                     continue
                 case Kron():
-                    code = f"_kron({given[0]}, {given[1]}, {self._kron_sizes(step)})"
+                    code = f"_tile_kron({given[0]}, {given[1]}, {self._kron_sizes(step)})"
                 case Apply():
-                    code = f"{_function('_apply', step)}{given[0]}, {given[1]}, {_sizes(step)})"
+                    code = f"{_function('_tile_apply', step)}{given[0]}, {given[1]}, {_sizes(step)})"
                 case Contract():
-                    code = f"{_function('_contract', step)}{', '.join(self._contracted(step))})"
+                    code = f"{_function('_tile_contract', step)}{', '.join(self._contracted(step))})"
                 case Rearrange():
                     code = arranged(given[0], step.arrangement, step.shape)
                 case _:
@@ -187,16 +187,16 @@ class Pull:
         match step:
             case Apply():
                 matrix, state, sizes = names[step.matrix], names[step.operand], _sizes(step)
-                code = f"{_function('_environment', step)}{g}, {state}, {sizes})"
+                code = f"{_function('_tile_environment', step)}{g}, {state}, {sizes})"
                 yield step.matrix, code, f"dK = dY X^T, the environment of {matrix}"
-                code = f"{_function('_pull', step)}{matrix}, {g}, {sizes})"
+                code = f"{_function('_tile_pull', step)}{matrix}, {g}, {sizes})"
                 yield step.operand, code, f"dX = K^T dY, the adjoint of {state}"
             case Kron():
                 sizes = self.chip._kron_sizes(step)
                 left, right = names[step.left], names[step.right]
-                code = f"_kron_left({g}, {right}, {sizes})"
+                code = f"_tile_kron_left({g}, {right}, {sizes})"
                 yield step.left, code, "dA[a, b] = sum of dK[ac, bd] C[c, d]"
-                code = f"_kron_right({g}, {left}, {sizes})"
+                code = f"_tile_kron_right({g}, {left}, {sizes})"
                 yield step.right, code, "dC[c, d] = sum of dK[ac, bd] A[a, b]"
             case Contract():
                 yield from self._contract(g, step)
@@ -209,9 +209,9 @@ class Pull:
         a, b = self.chip._contracted(step)
         lead = () if _is_dot(step) else (step.batch,)
         dy = f"tl.reshape({g}, {(*lead, step.rows, step.columns)})"
-        code = f"{_function('_contract_left', step)}{dy}, {b})"
+        code = f"{_function('_tile_contract_left', step)}{dy}, {b})"
         yield step.left, _back(code, step.left_arrangement), "dA = dY B^T"
-        code = f"{_function('_contract_right', step)}{a}, {dy})"
+        code = f"{_function('_tile_contract_right', step)}{a}, {dy})"
         yield step.right, _back(code, step.right_arrangement), "dB = A^T dY"
 
 

@@ -64,6 +64,7 @@ def _forward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> It
     if (number, -1) in layout.values:
         yield "if KEEP:"
         yield f"    tl.store(kept_ptr + {layout.values[number, -1]} + r{size}, {z})"
+    yield from activation.loads()
     yield from activation.forward(z, h)
     yield f"tl.store(kept_ptr + {layout.states[number - 1]} + r{size}, {h})"
 
@@ -126,12 +127,13 @@ def _backward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> I
     start = layout.values[number, -1] if reads_z else layout.states[number - 1]
     source = f"z{number}" if reads_z else f"x{number}"
     yield f"{source} = tl.load(kept_ptr + {start} + r{size})"
-    dx, dz = f"dx{number}", f"dz{number}"
-    for name, entry, lines, total in activation.sums(dx, source):
-        yield from lines
+    given = f"dx{number}", f"z{number}", f"x{number}"
+    dz = f"dz{number}"
+    yield from activation.loads()
+    yield from activation.adjoint(*given, dz)
+    for name, entry, total in activation.totals(*given):
         pointer = kernels.gradient(f"act{number}.{name}", activation.learnt[name])
         yield f"tl.store({pointer}{f' + {entry}' if entry else ''}, {total})"
-    yield from activation.adjoint(dx, source, dz)
     needed, kept = needed_values(steps), {*writer.chip.kept}
     for ref in range(len(steps)):
         writer.name(ref)

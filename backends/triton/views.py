@@ -15,6 +15,7 @@ from tncompile.plan.schedule import Apply, Contract
 
 from ..torch import views as plain
 from ..torch.text import call, shape_text
+from .activations import WRITTEN_OUT
 from .kernels import KernelView, LayerKernels, argument_names, learnt_name
 from .readout import Readout
 from .trunk import trunk, trunk_adjoint
@@ -133,6 +134,7 @@ class ChipsView:
     dots: bool
     contractions: bool
     contract_dots: bool
+    functions: frozenset[str]
     oldest: str
     newest: str
 
@@ -141,6 +143,7 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
     """What all kernels of a module use together."""
     plans = [layer.plan for layer in layers if layer.plan is not None]
     steps = [s for p in plans for c in (*p.trunk, p.readout) for s in c.schedule.steps]
+    lines = [line for x in layers for view in x.views for line in view.lines]
     contracts = [s for s in steps if isinstance(s, Contract)]
     applied = [s for s in steps if isinstance(s, Apply)]
     return ChipsView(
@@ -148,6 +151,7 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
         dots=any(is_dot(1, s.outer, s.inner, s.left * s.right) for s in applied),
         contractions=bool(contracts),
         contract_dots=any(is_dot(s.batch, s.rows, s.inner, s.columns) for s in contracts),
+        functions=frozenset(n for n in WRITTEN_OUT if any(f"_{n}(" in line for line in lines)),
         oldest=OLDEST,
         newest=NEWEST,
     )

@@ -66,6 +66,9 @@ _NODES: tuple[type[ast.AST], ...] = (
 )
 _IMPORTS = frozenset(
     {
+        "import triton",
+        "import triton.language as tl",
+        "import warnings",
         "from __future__ import annotations",
         "import math",
         "from collections.abc import Callable, Iterator",
@@ -75,11 +78,14 @@ _IMPORTS = frozenset(
         "from torch.nn import functional",
     }
 )
-_DECORATORS = frozenset({"property", "staticmethod", "contextmanager", "torch.no_grad()"})
+_DECORATORS = frozenset(
+    {"property", "staticmethod", "contextmanager", "torch.no_grad()", "_jit"}
+)
 # Interactive sessions and doctests put their last result under the name `_`.
 _PYTHON = frozenset(dir(builtins)) - {"_"}
 _BUILTINS = frozenset(
     {
+        "ImportError",
         "IndexError",
         "RuntimeError",
         "ValueError",
@@ -106,7 +112,7 @@ _BUILTINS = frozenset(
         "zip",
     }
 )
-_LIBRARIES = frozenset({"torch", "nn", "functional", "math"})
+_LIBRARIES = frozenset({"torch", "nn", "functional", "math", "triton", "tl", "warnings"})
 # All that templates and formulas use of the libraries, in calls, annotations and defaults alike.
 _LIBRARY_NAMES = frozenset(
     {
@@ -136,6 +142,7 @@ _LIBRARY_NAMES = frozenset(
         "nn.init.normal_",
         "nn.init.uniform_",
         "torch.Tensor",
+        "tl.abs",
         "torch.abs",
         "torch.addmm",
         "torch.amp.is_autocast_available",
