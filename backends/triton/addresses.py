@@ -24,7 +24,9 @@ class Address:
     @property
     def mask(self) -> str:
         """All conditions as one; empty where there are none."""
-        return " & ".join(f"({m})" for m in self.masks) if len(self.masks) > 1 else "".join(self.masks)
+        return (
+            " & ".join(f"({m})" for m in self.masks) if len(self.masks) > 1 else "".join(self.masks)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,7 @@ def _parts(axes: Sequence[Axis]) -> list[_Part]:
     return found
 
 
-def _digits(
-    parts: Sequence[_Part], size: int, suffix: str
-) -> list[tuple[int, _Part, str]]:
+def _digits(parts: Sequence[_Part], size: int, suffix: str) -> list[tuple[int, _Part, str]]:
     """Every part with the expression of its entry's number, cut out of that of the dimension."""
     found, faster = [], size
     name = f"r{size}{suffix}"

@@ -83,7 +83,8 @@ class Chip:
             while wanted in self.names.values():  # a core in several places
                 wanted += "_"
             return wanted
-        letter = "k" if isinstance(step, Kron | Identity | Ones) else "x"
+        matrix = isinstance(step, Apply) and step.rows is not None
+        letter = "k" if matrix or isinstance(step, Kron | Identity | Ones) else "x"
         return f"{letter}{number}_{ref}"
 
     def run(self, refs: Sequence[Ref]) -> Iterator[str]:
@@ -98,9 +99,13 @@ class Chip:
                 case Kron():
                     code = f"_tile_kron({given[0]}, {given[1]}, {self._kron_sizes(step)})"
                 case Apply():
-                    code = f"{_function('_tile_apply', step)}{given[0]}, {given[1]}, {_sizes(step)})"
+                    code = (
+                        f"{_function('_tile_apply', step)}{given[0]}, {given[1]}, {_sizes(step)})"
+                    )
                 case Contract():
-                    code = f"{_function('_tile_contract', step)}{', '.join(self._contracted(step))})"
+                    code = (
+                        f"{_function('_tile_contract', step)}{', '.join(self._contracted(step))})"
+                    )
                 case Rearrange():
                     code = arranged(given[0], step.arrangement, step.shape)
                 case _:

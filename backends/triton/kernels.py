@@ -48,7 +48,9 @@ class LayerKernels:
 
     def sizes(self, stage: Stage) -> list[tuple[str, int]]:
         """The pointers to a stage's parameters, those of its activation last, with their sizes."""
-        found = [(pointer_name(p), p.size) for p in self.layer.parameters if p.stage == stage.number]
+        found = [
+            (pointer_name(p), p.size) for p in self.layer.parameters if p.stage == stage.number
+        ]
         if stage.activation is not None:
             own = stage.activation.parameters
             found += [(learnt_pointer(stage.number, p.name), p.size) for p in own]

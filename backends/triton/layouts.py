@@ -116,7 +116,7 @@ def occurrences(plan: KernelPlan) -> dict[Ref, int]:
 
 def _uses(plan: KernelPlan, parameter: Parameter) -> dict[int, int]:
     """How often each core of a parameter is used."""
-    uses = {slot: 0 for slot in range(parameter.shape[0] if parameter.stacked else 1)}
+    uses = dict.fromkeys(range(parameter.shape[0] if parameter.stacked else 1), 0)
     for core in plan.readout.stage.cores:
         if core.parameter == parameter.name:
             uses[core.slot or 0] += 1

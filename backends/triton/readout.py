@@ -165,9 +165,11 @@ class Readout:
         """An offset in as many bits as the weight takes."""
         if self.plan.layer.groups * self.modes.generated <= _LARGEST_INT32:
             return offset
-        return offset.replace("program", "program.to(tl.int64)", 1) if (
-            offset.startswith(("program", "(program"))
-        ) else f"({offset}).to(tl.int64)"
+        return (
+            offset.replace("program", "program.to(tl.int64)", 1)
+            if (offset.startswith(("program", "(program")))
+            else f"({offset}).to(tl.int64)"
+        )
 
 
 def _axis(leg: Leg, stride: int) -> Axis:

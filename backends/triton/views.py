@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from textwrap import wrap
 
 from tncompile.emit import LayerProgram
-from tncompile.emit.stage import attribute, identifier
-from tncompile.graph.ir import Layer, Stage
+from tncompile.emit.stage import attribute
+from tncompile.graph.ir import Layer
 from tncompile.plan.kernels import KernelPlan, plan_kernels
 from tncompile.plan.onchip import is_dot
 from tncompile.plan.schedule import Apply, Contract

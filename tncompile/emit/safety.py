@@ -78,9 +78,7 @@ _IMPORTS = frozenset(
         "from torch.nn import functional",
     }
 )
-_DECORATORS = frozenset(
-    {"property", "staticmethod", "contextmanager", "torch.no_grad()", "_jit"}
-)
+_DECORATORS = frozenset({"property", "staticmethod", "contextmanager", "torch.no_grad()", "_jit"})
 # Interactive sessions and doctests put their last result under the name `_`.
 _PYTHON = frozenset(dir(builtins)) - {"_"}
 _BUILTINS = frozenset(
@@ -105,8 +103,10 @@ _BUILTINS = frozenset(
         "property",
         "range",
         "reversed",
+        "set",
         "staticmethod",
         "str",
+        "sum",
         "super",
         "tuple",
         "zip",
@@ -141,8 +141,33 @@ _LIBRARY_NAMES = frozenset(
         "nn.init.constant_",
         "nn.init.normal_",
         "nn.init.uniform_",
-        "torch.Tensor",
         "tl.abs",
+        "tl.arange",
+        "tl.constexpr",
+        "tl.cos",
+        "tl.dot",
+        "tl.erf",
+        "tl.exp",
+        "tl.float32",
+        "tl.float64",
+        "tl.full",
+        "tl.int64",
+        "tl.load",
+        "tl.log",
+        "tl.maximum",
+        "tl.minimum",
+        "tl.permute",
+        "tl.program_id",
+        "tl.reshape",
+        "tl.sigmoid",
+        "tl.sin",
+        "tl.static_range",
+        "tl.store",
+        "tl.sum",
+        "tl.trans",
+        "tl.where",
+        "tl.zeros",
+        "torch.Tensor",
         "torch.abs",
         "torch.addmm",
         "torch.amp.is_autocast_available",
@@ -156,25 +181,29 @@ _LIBRARY_NAMES = frozenset(
         "torch.compiler.is_compiling",
         "torch.compiler.is_exporting",
         "torch.cos",
+        "torch.cuda.device",
         "torch.device",
         "torch.dtype",
         "torch.empty",
+        "torch.erfc",
+        "torch.exp",
+        "torch.expm1",
         "torch.eye",
         "torch.float16",
         "torch.float32",
         "torch.float64",
-        "torch.erfc",
-        "torch.exp",
-        "torch.expm1",
         "torch.func.functional_call",
+        "torch.func.jvp",
         "torch.func.vjp",
         "torch.func.vmap",
         "torch.get_autocast_dtype",
-        "torch.is_autocast_enabled",
-        "torch.is_grad_enabled",
+        "torch.get_float32_matmul_precision",
         "torch.int32",
         "torch.int64",
+        "torch.is_autocast_enabled",
+        "torch.is_grad_enabled",
         "torch.isfinite",
+        "torch.library.custom_op",
         "torch.log1p",
         "torch.no_grad",
         "torch.ones_like",
@@ -187,9 +216,14 @@ _LIBRARY_NAMES = frozenset(
         "torch.unique",
         "torch.where",
         "torch.zeros_like",
+        "triton.__version__",
+        "triton.__version__.split",
+        "triton.jit",
+        "triton.knobs.runtime.interpret",
+        "warnings.warn",
     }
 )
-_DUNDERS = frozenset({"__all__", "__init__"})
+_DUNDERS = frozenset({"__all__", "__init__", "__version__"})
 
 
 def check(text: str) -> None:

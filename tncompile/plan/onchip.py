@@ -1,10 +1,11 @@
-"""The steps of one tile on chip: cores one after the other, in the order that stays small.
+"""The steps of one tile on chip: windows of wires, each one product of two matrices.
 
 Enters: a `Tile`. Leaves: a `ChipSchedule`: steps as everywhere in the planner, with sizes that
-are powers of two, whose values live in the registers of one GPU program. What shrinks the state
-goes first, what does not depend on a loop before what does; neighbouring cores are carried out
-together where that saves more steps than it costs multiplications. Networks that are no rows
-of wires follow a contraction tree.
+are powers of two, whose values live in the registers of one GPU program. Large products are such
+that matrix units take them; small ones are sums of products entry by entry. The row of wires is
+swept from either side, in blocks chosen by dynamic programming over their cuts, where what
+depends on a loop counts as often as it is done. Networks that are no rows of wires follow a
+contraction tree.
 """
 
 from __future__ import annotations
@@ -13,35 +14,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tncompile.graph.ir import CoreKind, Index
+from tncompile.graph.ir import Index
 from tncompile.plan.profile import CLASSES, Profile
-from tncompile.plan.rows import Action, Row, act, size
+from tncompile.plan.rows import Row, act
 from tncompile.plan.schedule import (
     Apply,
     Contract,
     CoreMatrix,
     CoreTensor,
-    Kron,
-    Ones,
-    Rearrange,
-    Ref,
     State,
     Step,
     operands,
 )
 from tncompile.plan.tiles import Place, Tile
-from tncompile.plan.tree import arrange, tensors, tree_schedule
+from tncompile.plan.tree import tensors, tree_schedule
+from tncompile.plan.windows import Builder
 from tncompile.plan.work import Machine
 
 # Entries of the largest value that a program may hold, as many as 64 KiB of registers or shared
-# memory hold in float32; and of the products that one step may make before it sums them.
+# memory hold in float32; and of the products that one step may make entry by entry before it
+# sums them: a compiler may put many of these into one thread.
 LARGEST_VALUE = 2**14
-LARGEST_PRODUCTS = 2**16
+LARGEST_PRODUCTS = 2**13
 # Sides of the smallest matrix product that goes to the matrix units.
 LEAST_DOT = 16
 # What a step costs besides its multiplications, in multiplications: its operands change places
-# between the threads of a program.
-_STEP = 2**11
+# between the threads of a program. Products entry by entry cost more than those of matrices,
+# whose operands are read in blocks.
+_STEP = 2**14
+_ENTRYWISE = 8
 
 _ONE = (1.0,) * len(CLASSES)
 # One multiprocessor, in round numbers: only ratios matter.
@@ -97,34 +98,56 @@ def is_dot(batch: int, rows: int, inner: int, columns: int) -> bool:
 
 def products(step: Step) -> int:
     """Entries of the products that a step makes before it sums them; its entries otherwise."""
-    shape = None
-    match step:
-        case Apply(left=left, inner=inner, outer=outer, right=right):
-            shape = (1, outer, inner, left * right)
-        case Contract(batch=batch, rows=rows, inner=inner, columns=columns):
-            shape = (batch, rows, inner, columns)
+    shape = product_shape(step)
     if shape is None or is_dot(*shape):
         return math.prod(step.shape)
     return math.prod(shape)
 
 
+def product_shape(step: Step) -> tuple[int, int, int, int] | None:
+    """Batch, rows, inner and columns of a product of matrices."""
+    match step:
+        case Apply():
+            columns = math.prod(step.shape) // step.outer
+            return (1, step.outer, step.inner, columns)
+        case Contract():
+            return (step.batch, step.rows, step.inner, step.columns)
+        case _:
+            return None
+
+
 def chip_schedule(tile: Tile) -> ChipSchedule:
     """The cheapest way through a tile that a program can hold, or the smallest of all."""
     row = Row.of(tile.stage)
-    if row is None:
-        return _tree(tile)
-    ways = [_row(tile, row, order) for order in (1, -1)]
-    found = min(ways, key=_cost)
-    if not found.fits and len(tile.stage.cores) <= _MOST_SEARCHED:
-        found = min((found, _tree(tile)), key=_cost)
-    return found
+    ways = []
+    if row is not None:
+        found = (_Sweep(tile, row, way).best() for way in (_LEFT, _RIGHT))
+        ways = [way for way in found if way is not None]
+    if not ways and len(tile.stage.cores) <= _MOST_SEARCHED:
+        ways = [_tree(tile)]
+    return min(ways, key=lambda way: _cost(tile, way))
 
 
 _MOST_SEARCHED = 100  # cores; a search beyond takes seconds
+_LEFT, _RIGHT = 1, -1
 
 
-def _cost(way: ChipSchedule) -> tuple[bool, int]:
-    return not way.fits, sum(products(step) + _STEP for step in way.steps if operands(step))
+def _cost(tile: Tile, way: ChipSchedule) -> float:
+    loops = tile.count(Place.LOOP)
+    times = (loops if place is Place.LOOP else 1 for place in way.places)
+    steps = sum(step_cost(step) * n for step, n in zip(way.steps, times, strict=True))
+    return steps if way.fits else math.inf
+
+
+def step_cost(step: Step) -> float:
+    """What a step costs, in multiplications."""
+    if not operands(step):
+        return math.prod(step.shape)
+    shape = product_shape(step)
+    if shape is None:
+        return math.prod(step.shape) * _ENTRYWISE + _STEP
+    count = math.prod(shape)
+    return (count if is_dot(*shape) else count * _ENTRYWISE) + _STEP
 
 
 def _placed(tile: Tile, steps: Sequence[Step]) -> ChipSchedule:
@@ -151,153 +174,81 @@ def _tree(tile: Tile) -> ChipSchedule:
     return _placed(tile, tree_schedule(stage, found.path, _CHIP).steps)
 
 
-def _row(tile: Tile, row: Row, order: int) -> ChipSchedule:
-    """A row core by core; what costs the same goes from the left, or from the right with -1."""
-    writer = _RowWriter(tile, row)
-    for group in _groups(tile, row, _sequence(tile, row, order)):
-        writer.apply(group)
-    writer.finish()
-    return _placed(tile, writer.steps)
+class _Sweep:
+    """A row swept from the left, or from the right, in blocks of its sources.
 
+    A core belongs to the block of the last of its ancestors; what it needs of other blocks is
+    there by then.
+    """
 
-def _sequence(tile: Tile, row: Row, order: int) -> list[Action]:
-    """The actions in the order that keeps the state small."""
-    now, pending, found = list(row.sources), list(row.actions), []
-    while pending:
-        at = {index.name: k for k, index in enumerate(now)}
-        best = min(
-            (a for a in pending if _is_ready(a, at)),
-            key=lambda a: (
-                size(a.outputs) / math.prod(now[at[name]].size for name in a.inputs) >= 1,
-                # What shrinks the state before a loop begins is done once.
-                (Place.GRID, Place.LOOP, Place.TILE).index(tile.place(a.core)),
-                size(a.outputs) / math.prod(now[at[name]].size for name in a.inputs),
-                order * at[a.inputs[0]],
-            ),
-        )
-        act(now, best)
-        pending.remove(best)
-        found.append(best)
-    return found
-
-
-def _is_ready(action: Action, at: dict[str, int]) -> bool:
-    """Whether its inputs are there, side by side."""
-    found = [at.get(name, -1) for name in action.inputs]
-    return found[0] >= 0 and found == list(range(found[0], found[0] + len(found)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Actions on neighbouring wires carried out as one: `low` to `high` of the row before."""
-
-    actions: tuple[Action, ...]
-    place: Place
-    low: int
-    high: int
-    outer: int
-
-
-def _groups(tile: Tile, row: Row, sequence: Sequence[Action]) -> list[tuple[Action, ...]]:
-    """Neighbours together where their Kronecker product costs less than a step of its own."""
-    now, before = list(row.sources), list(row.sources)
-    groups: list[_Group] = []
-    for action in sequence:
-        if groups:
-            merged = _merged(tile, before, groups[-1], action)
-            if merged is not None:
-                groups[-1] = merged
-                act(now, action)
-                continue
-        before = list(now)
-        groups.append(_group(tile, before, action))
-        act(now, action)
-    return [group.actions for group in groups]
-
-
-def _group(tile: Tile, before: Sequence[Index], action: Action) -> _Group:
-    low = [index.name for index in before].index(action.inputs[0])
-    place = tile.place(action.core)
-    return _Group((action,), place, low, low + len(action.inputs), size(action.outputs))
-
-
-def _merged(
-    tile: Tile, before: Sequence[Index], group: _Group, action: Action
-) -> _Group | None:
-    """A group and one more action, if they are neighbours, depend on the same, and it pays."""
-    if action.inputs[0] not in [index.name for index in before]:
-        return None
-    other = _group(tile, before, action)
-    if group.place != other.place:
-        return None
-    if other.low == group.high:
-        actions = (*group.actions, action)
-    elif other.high == group.low:
-        actions = (action, *group.actions)
-    else:
-        return None
-    low, high = min(group.low, other.low), max(group.high, other.high)
-    whole, outer = size(before), group.outer * other.outer
-    between = whole // size(before[group.low : group.high]) * group.outer
-    apart = whole * group.outer + between * other.outer + _STEP
-    together = whole * outer
-    if together > min(apart, LARGEST_PRODUCTS // 2):
-        return None
-    return _Group(actions, group.place, low, high, outer)
-
-
-class _RowWriter:
-    """Writes the steps of a row."""
-
-    def __init__(self, tile: Tile, row: Row) -> None:
+    def __init__(self, tile: Tile, row: Row, way: int) -> None:
         self.tile = tile
-        self.now = list(row.sources)
-        self.steps: list[Step] = []
-        self.state: Ref | None = None if row.start is None else self._add(row.start)
+        self.row = row
+        self.way = way
+        self.count = len(row.sources)
+        last = {i.name: self._turn(k) for k, i in enumerate(row.sources)}
+        self.block: list[int] = []
+        for action in row.actions:
+            self.block.append(max(last[name] for name in action.inputs))
+            last |= dict.fromkeys((i.name for i in action.outputs), self.block[-1])
 
-    def apply(self, actions: Sequence[Action]) -> None:
-        """Carry out neighbouring actions as one."""
-        names = [index.name for index in self.now]
-        at = names.index(actions[0].inputs[0])
-        count = sum(len(action.inputs) for action in actions)
-        inner = size(self.now[at : at + count])
-        left, right = size(self.now[:at]), size(self.now[at + count :])
-        matrix, outputs = self._matrix(actions)
-        if self.state is None:  # several roots: the first column is the state itself
-            self.state = matrix
-        else:
-            outer = size(outputs)
-            self.state = self._add(Apply(matrix, self.state, left, inner, outer, right))
-        self.now[at : at + count] = outputs
+    def _turn(self, source: int) -> int:
+        """The number of a source, counted from where the sweep begins."""
+        return source if self.way is _LEFT else self.count - 1 - source
 
-    def _matrix(self, actions: Sequence[Action]) -> tuple[Ref, list[Index]]:
-        """The Kronecker product of the cores of actions, and all that they put out."""
-        found: Ref | None = None
-        outputs: list[Index] = []
-        rows = columns = 1
-        for action in actions:
-            core = self.tile.stage.cores[action.core]
-            own_rows, own_columns = size(core.output_indices), size(core.input_indices)
-            if core.kind is CoreKind.ONES:
-                loaded = self._add(Ones(core.indices[0].size))
-            else:
-                loaded = self._add(CoreMatrix(action.core, own_rows, own_columns))
-            rows, columns = rows * own_rows, columns * own_columns
-            if found is None:
-                found = loaded
-            else:
-                found = self._add(Kron(found, loaded, rows, columns, own_columns))
-            outputs += action.outputs
-        assert found is not None
-        return found, outputs
+    def best(self) -> ChipSchedule | None:
+        """The cheapest blocks; None where some window fits no program."""
+        found: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+        for end in range(1, self.count + 1):
+            for first in range(end):
+                if first in found:
+                    cost = found[first][0] + self._window_cost(first, end)
+                    if cost < math.inf and (end not in found or cost < found[end][0]):
+                        found[end] = cost, (*found[first][1], end)
+        if self.count not in found:
+            return None
+        builder = self._builder(0)
+        first = 0
+        for end in found[self.count][1]:
+            self._step(builder, first, end)
+            first = end
+        builder.order(self.row.end(), self.tile.stage.outgoing, "")
+        return _placed(self.tile, builder.steps)
 
-    def finish(self) -> None:
-        """Bring the legs into the order that is wanted."""
-        assert self.state is not None
-        arrangement = arrange(tuple(self.now), (self.tile.stage.outgoing,))
-        if arrangement.moved:
-            self._add(Rearrange(self.state, arrangement, size(self.now)))
+    def _builder(self, first: int) -> Builder:
+        """A builder whose state is there, after the blocks before the first."""
+        builder = Builder(self.row)
+        if first == 0:
+            builder.begin()
+        elif self.row.start is not None or first > 0:
+            builder.state = builder.add(State(1))
+        return builder
 
-    def _add(self, step: Step) -> Ref:
-        self.steps.append(step)
-        return len(self.steps) - 1
+    def _done(self, end: int) -> list[Index]:
+        """The row after all blocks before this one."""
+        row = list(self.row.sources)
+        for action, block in zip(self.row.actions, self.block, strict=True):
+            if block < end:
+                act(row, action)
+        return row
+
+    def _step(self, builder: Builder, first: int, end: int) -> None:
+        """Carry out the blocks `first` to `end` (exclusive) as one window."""
+        pairs = zip(self.row.actions, self.block, strict=True)
+        builder.window(self._done(first), [a for a, block in pairs if first <= block < end])
+
+    def _window_cost(self, first: int, end: int) -> float:
+        builder = self._builder(first)
+        self._step(builder, first, end)
+        schedule = _placed(self.tile, builder.steps)
+        if not schedule.fits:
+            return math.inf
+        pairs = zip(self.row.actions, self.block, strict=True)
+        looped = any(self.tile.place(a.core) is Place.LOOP for a, block in pairs if block < end)
+        times = self.tile.count(Place.LOOP) if looped else 1
+        # What makes the matrix is done once where none of its cores depends on the loop.
+        cost = 0.0
+        for step, place in zip(builder.steps, schedule.places, strict=True):
+            own = isinstance(step, Apply) and step.rows is None
+            cost += step_cost(step) * (times if own or place is Place.LOOP else 1)
+        return cost

@@ -79,12 +79,15 @@ class Builder:
     def step(self, first: int, end: int) -> Window | None:
         """Carry out the actions that begin in the sources `first` to `end` (exclusive)."""
         actions = [a for a in self.row.actions if first <= a.leftmost < end]
+        return self.window(self.row.after(end), actions)
+
+    def window(self, before: Sequence[Index], actions: list[Action]) -> Window | None:
+        """Carry out actions on the row that there is before them."""
         if not actions:
             return None
         begin = len(self.steps)
-        before = self.row.after(end)
         low, high = reach(before, actions)
-        inside = before[low:high]
+        inside = list(before[low:high])
         matrix, outputs = self._matrix(inside, actions)
         left, right = size(before[:low]), size(before[high:])
         inner, outer = size(inside), size(outputs)
