@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 
 from jinja2 import Environment
 
-from tncompile.emit import ModuleProgram, environment
+from tncompile.emit import ModuleProgram, environment, text
 from tncompile.plan.timed import Measurement, Work
 
-from . import text
 from .views import module_view
 
 

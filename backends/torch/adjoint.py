@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from tncompile.emit.adjoint import Adjoint, CoreGradient, Pull
 from tncompile.emit.stage import INPUT, StageProgram, identifier
+from tncompile.emit.text import WIDTH, call, commented, shape_text, spread
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -22,7 +23,6 @@ from tncompile.plan.schedule import (
 )
 
 from .lowering import OUTPUTS, contract_operands, kernel_code, slice_number
-from .text import WIDTH, call, commented, shape_text, spread
 
 Shape = tuple[int | str, ...]
 

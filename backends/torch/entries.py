@@ -10,11 +10,10 @@ from textwrap import wrap
 from tncompile.emit import clean_comment
 from tncompile.emit.entries import EntryInstruction, EntryProgram, NamedGathering
 from tncompile.emit.stage import attribute
+from tncompile.emit.text import WIDTH, call, commented, spread
 from tncompile.plan.entries import Take
 from tncompile.plan.positions import Digit
 from tncompile.plan.schedule import Arrangement, Contract, Identity, Ones, Rearrange
-
-from .text import WIDTH, call, commented, spread
 
 
 def entry_lines(program: EntryProgram, groups: int = 1) -> Iterator[str]:

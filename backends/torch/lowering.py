@@ -12,6 +12,7 @@ from tncompile.emit.stage import (
     Load,
     is_batched,
 )
+from tncompile.emit.text import WIDTH, call, commented, shape_text, spread
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -25,8 +26,6 @@ from tncompile.plan.schedule import (
     Select,
     Step,
 )
-
-from .text import WIDTH, call, commented, shape_text, spread
 
 OUTPUTS = "m"  # counts the output positions of a convolution
 

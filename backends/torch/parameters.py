@@ -8,6 +8,7 @@ from textwrap import wrap
 
 from tncompile.emit import clean_comment
 from tncompile.emit.stage import attribute
+from tncompile.emit.text import WIDTH, call, shape_text, spread
 from tncompile.graph.ir import (
     Constant,
     CoreKind,
@@ -17,8 +18,6 @@ from tncompile.graph.ir import (
     Parameter,
     Uniform,
 )
-
-from .text import WIDTH, call, shape_text, spread
 
 _DRAWN: dict[type, str] = {
     Normal: "normal, deviation",

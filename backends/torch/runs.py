@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from tncompile.emit.program import Run
 from tncompile.emit.stage import STATE
+from tncompile.emit.text import call, names
 from tncompile.graph.ir import Layer
 
 from .groups import passes
 from .stages import StageView, flat, function_name
-from .text import call, names
 
 
 @dataclass(frozen=True, slots=True)

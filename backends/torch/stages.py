@@ -17,6 +17,7 @@ from tncompile.emit.stage import (
     attribute,
     identifier,
 )
+from tncompile.emit.text import WIDTH, names
 from tncompile.graph.ir import Layer
 from tncompile.graph.network import root_wire_count
 from tncompile.plan.schedule import Convolve
@@ -25,7 +26,6 @@ from . import activations
 from .adjoint import adjoint_lines
 from .groups import of_all, passes
 from .lowering import OUTPUTS, biased_lines, lines, load_lines
-from .text import WIDTH, names
 
 
 @dataclass(frozen=True, slots=True)

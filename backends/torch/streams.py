@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tncompile.emit.adjoint import adjoint
 from tncompile.emit.program import StreamProgram
 from tncompile.emit.stage import STATE, attribute, identifier
+from tncompile.emit.text import names
 from tncompile.graph.ir import Layer
 from tncompile.graph.targets import Convolution, Target
 
@@ -15,7 +16,6 @@ from .adjoint import adjoint_lines
 from .groups import passes
 from .lowering import lines, load_lines, row_lines
 from .stages import flat, function_name, like_of, state_gradient
-from .text import names
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from textwrap import wrap
 from tncompile.emit import Header, LayerProgram, ModuleProgram, clean_comment
 from tncompile.emit.entries import EntryProgram
 from tncompile.emit.program import Run
+from tncompile.emit.text import shape_text
 from tncompile.graph.ir import Layer, Modes, NearIdentity
 from tncompile.graph.targets import Biased
 from tncompile.plan import LayerPlan
@@ -24,7 +25,6 @@ from .runs import RunView, run_view
 from .stages import StageView, stage_view
 from .streams import StreamView, stream_view
 from .targets import TargetView, target_view
-from .text import shape_text
 
 _COMMENT_WIDTH = 90
 

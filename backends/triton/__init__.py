@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tncompile.emit import ModuleProgram, environment
+from tncompile.backends import torch as plain
+
+from tncompile.emit import ModuleProgram, environment, text
 from tncompile.plan.timed import Measurement, Work
 
-from .. import torch as plain
-from . import text
 from .views import chips_view, layer_kernels, plain_lines
 
 
@@ -30,7 +30,7 @@ class TritonBackend:
             program,
             layer_kernels=kernels,
             chips=chips_view([k for k in kernels.values() if not k.reason]),
-            define_kernel=text.define_kernel,
+            define_function=text.define_function,
             plain_lines=plain_lines,
         )
 

@@ -55,7 +55,7 @@ def address(dimensions: Sequence[Sequence[Axis]], start: int = 0) -> Address:
     for place in shown:
         suffix = _suffix(place, len(dimensions))
         size = math.prod(axis.block for axis in dimensions[place])
-        for number, part, digit in _digits(_parts(dimensions[place]), size, suffix):
+        for part, digit in _digits(_parts(dimensions[place]), size, suffix):
             if part.stride:
                 terms.append(times(digit, part.stride))
             if part.limit is not None:
@@ -81,7 +81,7 @@ def _parts(axes: Sequence[Axis]) -> list[_Part]:
     return found
 
 
-def _digits(parts: Sequence[_Part], size: int, suffix: str) -> list[tuple[int, _Part, str]]:
+def _digits(parts: Sequence[_Part], size: int, suffix: str) -> list[tuple[_Part, str]]:
     """Every part with the expression of its entry's number, cut out of that of the dimension."""
     found, faster = [], size
     name = f"r{size}{suffix}"
@@ -90,7 +90,7 @@ def _digits(parts: Sequence[_Part], size: int, suffix: str) -> list[tuple[int, _
         digit = name if faster == 1 else f"({name} // {faster})"
         if number:  # slower digits stand before it
             digit = f"({digit} % {part.block})"
-        found.append((number, part, digit))
+        found.append((part, digit))
     return found
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tncompile.emit.stage import identifier
+from tncompile.emit.text import commented
 from tncompile.graph.ir import Parameter
 from tncompile.plan.kernels import ChipStage
 from tncompile.plan.onchip import is_dot
@@ -33,7 +34,6 @@ from tncompile.plan.schedule import (
 )
 from tncompile.plan.tiles import Axis, Place
 
-from ..torch.text import commented
 from .addresses import Address, address
 
 Shape = tuple[int, ...]

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tncompile.emit.stage import identifier
+from tncompile.emit.text import WIDTH, spread
 from tncompile.graph.ir import Stage
 from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.schedule import Ref
 
-from ..torch.text import WIDTH, spread
 from .activations import elementwise
 from .addresses import Address, ranges
 from .chip import Chip, pointer_name

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
+from tncompile.backends.torch import views as plain
+
 from tncompile.emit import LayerProgram
 from tncompile.emit.stage import attribute
+from tncompile.emit.text import call, shape_text
 from tncompile.graph.ir import Layer
 from tncompile.plan.kernels import KernelPlan, plan_kernels
 from tncompile.plan.onchip import is_dot
 from tncompile.plan.schedule import Apply, Contract
 
-from ..torch import views as plain
-from ..torch.text import call, shape_text
 from .activations import WRITTEN_OUT
 from .kernels import KernelView, LayerKernels, argument_names, learnt_name
 from .readout import Readout

@@ -74,6 +74,15 @@ def define(name: str, arguments: Sequence[str]) -> str:
     return code(text.split("\n"), 4)
 
 
+def define_function(name: str, arguments: Sequence[str]) -> str:
+    """The first line, or lines, of a function of a module.
+
+    >>> print(define_kernel("f", ["x_ptr", "DOT: tl.constexpr"]))
+    def f(x_ptr, DOT: tl.constexpr):
+    """
+    return call(f"def {name}(", arguments, "):", 0)
+
+
 def unpack(items: Sequence[str], source: str) -> str:
     """An assignment of each of `source`, a sequence, to a name."""
     if len(items) == 1:
