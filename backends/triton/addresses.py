@@ -49,7 +49,7 @@ def address(dimensions: Sequence[Sequence[Axis]], start: int = 0) -> Address:
     terms = [str(start)] if start else []
     masks: list[str] = []
     for axis in (axis for own in dimensions for axis in own):
-        if axis.digit is not None:
+        if axis.digit is not None and axis.stride:
             terms.append(times(axis.digit, axis.block * axis.stride))
     shown = [k for k, own in enumerate(dimensions) if len(dimensions) > 1 or own]
     for place in shown:

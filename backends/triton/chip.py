@@ -71,6 +71,11 @@ class Chip:
             self.names[ref] = self._new_name(ref, self.steps[ref])
         return self.names[ref]
 
+    def name_all(self) -> None:
+        """Give all values their names."""
+        for ref in range(len(self.steps)):
+            self.name(ref)
+
     def _new_name(self, ref: Ref, step: Step) -> str:
         number = self.chip.stage.number
         if isinstance(step, State):

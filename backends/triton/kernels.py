@@ -96,6 +96,13 @@ class LayerKernels:
         return "; ".join(dict.fromkeys(core.statement for core in stage.cores)) + "."
 
 
+def launched(kernel: KernelView, state: int, tiles: str = "") -> tuple[str, ...]:
+    """What a kernel is given, by its pointers; the state begins at `state` of what is kept."""
+    given = {"state": f"kept[{state}:]" if state else "kept", "tiles": tiles}
+    names = (pointer.removesuffix("_ptr") for pointer in kernel.pointers)
+    return tuple(given.get(name, name) for name in names)
+
+
 def flat(writer: Chip, ref: Ref, name: str) -> tuple[str, int]:
     """A value as one run of entries, and how many these are."""
     size = math.prod(writer.steps[ref].shape)

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tncompile.graph.ir import Parameter
-from tncompile.plan.kernels import LARGEST_SUMMED, KernelPlan
+from tncompile.graph.ir import Layer, Parameter, Stage
+from tncompile.plan.kernels import LARGEST_SUMMED, ChipStage, KernelPlan
 from tncompile.plan.schedule import CoreMatrix, CoreTensor, Ref
-from tncompile.plan.tiles import padded
+from tncompile.plan.tiles import Tile, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Layout:
     `states` is where each hidden stage keeps its result, `values` where what else its adjoint
     reads, by stage and step; -1 stands for an activation's argument. `kept` counts all of them.
     `sums` are what the tiles of the last stage sum up, the state's gradient at `state`,
-    `summed` in all; with `sparse` programs write only some of it. `gradients` is where each
+    `summed` in all. `gradients` is where each
     parameter's gradient begins, `trained` counts them.
     """
 
@@ -41,7 +41,6 @@ class Layout:
     sums: tuple[Region, ...]
     state: int
     summed: int
-    sparse: bool
     gradients: dict[str, int]
     trained: int
 
@@ -64,7 +63,7 @@ def layout(plan: KernelPlan, reads: Sequence[str]) -> Layout:
         position += aligned(size)
     regions, start = [], 0
     for parameter in (p for p in layer.parameters if p.stage == len(layer.stages)):
-        copies = max(_uses(plan, parameter).values())
+        copies = max(_uses(plan.readout.stage, parameter).values())
         regions.append(Region(parameter, start, copies))
         start += copies * parameter.size
     start = aligned(start)
@@ -80,7 +79,6 @@ def layout(plan: KernelPlan, reads: Sequence[str]) -> Layout:
         sums=tuple(regions),
         state=start,
         summed=start + (aligned(size) if states else 0),
-        sparse=_is_sparse(plan),
         gradients=gradients,
         trained=trained,
     )
@@ -101,43 +99,40 @@ def parameter_sizes(plan: KernelPlan) -> list[tuple[str, int]]:
     return sizes
 
 
-def occurrences(plan: KernelPlan) -> dict[Ref, int]:
-    """For each core of the last stage, by its step, how often it was used before."""
+def occurrences(chip: ChipStage) -> dict[Ref, int]:
+    """For each core of a stage, by its step, how often it was used before."""
     seen: dict[tuple[str | None, int], int] = {}
     found = {}
-    for ref, step in enumerate(plan.readout.schedule.steps):
+    for ref, step in enumerate(chip.schedule.steps):
         if isinstance(step, CoreMatrix | CoreTensor):
-            core = plan.readout.stage.cores[step.core]
+            core = chip.stage.cores[step.core]
             slot = core.parameter, core.slot or 0
             found[ref] = seen.get(slot, 0)
             seen[slot] = found[ref] + 1
     return found
 
 
-def _uses(plan: KernelPlan, parameter: Parameter) -> dict[int, int]:
+def _uses(stage: Stage, parameter: Parameter) -> dict[int, int]:
     """How often each core of a parameter is used."""
     uses = dict.fromkeys(range(parameter.shape[0] if parameter.stacked else 1), 0)
-    for core in plan.readout.stage.cores:
+    for core in stage.cores:
         if core.parameter == parameter.name:
             uses[core.slot or 0] += 1
     return uses
 
 
-def is_large(plan: KernelPlan, core: int) -> bool:
+def is_large(tile: Tile, core: int) -> bool:
     """Whether the gradients of a core are written where they belong, not summed in registers."""
-    axes = plan.readout.tile.axes[core]
+    axes = tile.axes[core]
     whole = math.prod(padded(a.size) for a in axes)
     return math.prod(a.size for a in axes) > LARGEST_SUMMED or whole > 4 * LARGEST_SUMMED
 
 
-def _is_sparse(plan: KernelPlan) -> bool:
+def is_sparse(layer: Layer, tile: Tile) -> bool:
     """Whether some program writes only part of its sums."""
-    tile = plan.readout.tile
     if any(axis.digit for axis in tile.state):
         return True
-    if any(
-        is_large(plan, k) and any(axis.digit for axis in axes) for k, axes in enumerate(tile.axes)
-    ):
+    if any(is_large(tile, k) and any(a.digit for a in axes) for k, axes in enumerate(tile.axes)):
         return True
-    own = [p for p in plan.layer.parameters if p.stage == len(plan.layer.stages)]
-    return any(len({*_uses(plan, p).values()}) > 1 for p in own)
+    own = [p for p in layer.parameters if p.stage == len(layer.stages)]
+    return any(len({*_uses(tile.whole, p).values()}) > 1 for p in own)

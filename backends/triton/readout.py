@@ -66,10 +66,11 @@ class Readout:
         body = kernels.of_group(sizes, 1)
         body += [f"partial_ptr += {self._program()} * {kernels.layout.summed}"]
         body += self._digits(Place.GRID)
+        writer.name_all()
         before, inside = writer.placed(Place.GRID), writer.placed(Place.LOOP)
-        body += writer.run(before)
+        body += writer.run(read_again(writer, before))
         lines, where = self._where(writer)
-        inner = [*self._digits(Place.LOOP), *writer.run(inside), *lines]
+        inner = [*self._digits(Place.LOOP), *writer.run(read_again(writer, inside)), *lines]
         mask = f", mask={where.mask}, other=0.0" if where.mask else ""
         inner += [f"g = tl.load(gradient_ptr + {where.offset}{mask}).to({COMPUTE})"]
         pull = Pull(writer)
@@ -111,17 +112,9 @@ class Readout:
     def _digits(self, place: Place) -> list[str]:
         """Lines that cut the digits of legs out of the number of a program or of a tile."""
         legs = self.tile.digits(place)
-        number = "tile" if place is Place.LOOP else "program"
-        lines, faster, count = [], 1, self.tile.count(place)
-        for leg in reversed(legs):
-            code = number if faster == 1 else f"{number} // {faster}"
-            faster *= leg.count
-            if faster < count:
-                code += f" % {leg.count}"
-            lines.append(f"{leg.digit} = {code}")
-        if place is Place.GRID:
-            lines.append("program = tl.program_id(0)")
-        return lines[::-1]
+        if place is Place.LOOP:
+            return digit_lines(legs, "tile")
+        return ["program = tl.program_id(0)", *digit_lines(legs, "program")]
 
     def _where(self, writer: Chip) -> tuple[list[str], Address]:
         """Lines that tell where the entries of a tile stand in the weight, and the address."""
@@ -134,7 +127,9 @@ class Readout:
                 writer.ranges.add(size)
                 offset, masks = f"{first} * {size} + r{size}", []
             else:
-                axes = tuple(_axis(leg, stride) for leg, stride in zip(legs, strides, strict=True))
+                axes = tuple(
+                    leg_axis(leg, stride) for leg, stride in zip(legs, strides, strict=True)
+                )
                 found = writer.at((axes,))
                 offset, masks = found.offset, [*found.masks]
             if modes.padding:
@@ -144,7 +139,7 @@ class Readout:
         for number, size in enumerate(modes.shape):
             own = modes.of_axis(number)
             below = {k: math.prod(modes.sizes[j] for j in own if j > k) for k in own}
-            axes = tuple(_axis(leg, below.get(k, 0)) for k, leg in enumerate(legs))
+            axes = tuple(leg_axis(leg, below.get(k, 0)) for k, leg in enumerate(legs))
             found = writer.at((axes,))
             lines.append(f"i{number} = {found.offset}")
             masks += [m for m in (*found.masks, f"i{number} < {size}") if m not in masks]
@@ -172,10 +167,27 @@ class Readout:
         )
 
 
-def _axis(leg: Leg, stride: int) -> Axis:
+def leg_axis(leg: Leg, stride: int) -> Axis:
     """A leg as an axis of the weight."""
     digit = leg.digit if leg.count > 1 else None
     return Axis(leg.index.name, leg.index.size, stride, leg.block, digit)
+
+
+def read_again(writer: Chip, refs: Sequence[Ref]) -> list[Ref]:
+    """The steps whose values an adjoint reads: not the last one, whose gradient is there."""
+    return [ref for ref in refs if ref != len(writer.steps) - 1]
+
+
+def digit_lines(legs: Sequence[Leg], number: str) -> list[str]:
+    """Lines that cut the digits of legs out of a number, the last leg's fastest."""
+    lines, faster, count = [], 1, math.prod(leg.count for leg in legs)
+    for leg in reversed(legs):
+        code = number if faster == 1 else f"{number} // {faster}"
+        faster *= leg.count
+        if faster < count:
+            code += f" % {leg.count}"
+        lines.append(f"{leg.digit} = {code}")
+    return lines[::-1]
 
 
 @dataclass
@@ -213,26 +225,26 @@ class Sums:
 
     def store(self) -> Iterator[str]:
         """Lines that write all sums."""
-        plan, layout = self.kernels.plan, self.kernels.layout
+        chip, layout = self.writer.chip, self.kernels.layout
         regions = {region.parameter.name: region for region in layout.sums}
-        before = occurrences(plan)
+        before = occurrences(chip)
         for ref, step in enumerate(self.writer.steps):
             if isinstance(step, State):
                 found = self.writer.at(self.writer.dimensions(ref), layout.state)
                 value = flat(self.writer, ref, self.pull.gradients[ref])[0]
                 yield store("partial_ptr", found, value)
             elif isinstance(step, CoreMatrix | CoreTensor):
-                core = plan.readout.stage.cores[step.core]
+                core = chip.stage.cores[step.core]
                 region = regions[core.parameter or ""]
                 start = region.start + before[ref] * region.parameter.size
-                yield from self._store_core(ref, start + plan.readout.tile.offsets[step.core])
+                yield from self._store_core(ref, start + chip.tile.offsets[step.core])
 
     def _store_core(self, ref: Ref, start: int) -> Iterator[str]:
         """Lines that write the gradient of a core; zeros where it was not read, if it is small."""
         step, gradient = self.writer.steps[ref], self.pull.gradients[ref]
         assert isinstance(step, CoreMatrix | CoreTensor)
         dimensions = self.writer.dimensions(ref)
-        if not self._digits(ref) or is_large(self.kernels.plan, step.core):
+        if not self._digits(ref) or is_large(self.writer.chip.tile, step.core):
             found = self.writer.at(dimensions, start)
             yield store("partial_ptr", found, f"tl.reshape({gradient}, {step.shape})")
             return

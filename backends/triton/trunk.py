@@ -135,8 +135,7 @@ def _backward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> I
         pointer = kernels.gradient(f"act{number}.{name}", activation.learnt[name])
         yield f"tl.store({pointer}{f' + {entry}' if entry else ''}, {total})"
     needed, kept = needed_values(steps), {*writer.chip.kept}
-    for ref in range(len(steps)):
-        writer.name(ref)
+    writer.name_all()
     pull = Pull(writer)
     pull.gradients[len(steps) - 1] = dz
     for ref in range(len(steps) - 1, -1, -1):

@@ -12,12 +12,13 @@ from tncompile.emit import LayerProgram
 from tncompile.emit.stage import attribute
 from tncompile.emit.text import call, shape_text
 from tncompile.graph.ir import Layer
+from tncompile.plan.fused import BATCH
 from tncompile.plan.kernels import KernelPlan, plan_kernels
-from tncompile.plan.onchip import is_dot
-from tncompile.plan.schedule import Apply, Contract
 
 from .activations import WRITTEN_OUT
-from .kernels import KernelView, LayerKernels, argument_names, learnt_name
+from .applied import FusedView, fused_view
+from .kernels import KernelView, LayerKernels, argument_names, launched, learnt_name
+from .layouts import is_sparse
 from .readout import Readout
 from .trunk import trunk, trunk_adjoint
 
@@ -52,6 +53,8 @@ class LayerView:
     trunk_adjoint: KernelView | None = None
     state: int = 0
     plan: KernelPlan | None = None
+    fused: FusedView | None = None
+    operators: tuple[str, ...] = ()
 
     @property
     def views(self) -> tuple[KernelView, ...]:
@@ -66,9 +69,7 @@ class LayerView:
 
     def launched(self, kernel: KernelView) -> tuple[str, ...]:
         """What a kernel is given, by its pointers."""
-        state = f"kept[{self.state}:]" if self.state else "kept"
-        names = (pointer.removesuffix("_ptr") for pointer in kernel.pointers)
-        return tuple(state if name == "state" else name for name in names)
+        return launched(kernel, self.state)
 
 
 def layer_kernels(program: LayerProgram) -> LayerView:
@@ -92,13 +93,19 @@ def layer_kernels(program: LayerProgram) -> LayerView:
         partial=plan.programs * layer.groups * layout.summed,
         total=layer.groups * layout.summed,
         trained=layer.groups * layout.trained,
-        sparse=layout.sparse,
+        sparse=is_sparse(layer, plan.readout.tile),
         trunk=trunk(kernels),
         readout=readout.forward(),
         readout_adjoint=readout.backward(),
         trunk_adjoint=trunk_adjoint(kernels),
         state=layout.states[-1] if layout.states else 0,
         plan=plan,
+        fused=fused_view(kernels, layout.states[-1] if layout.states else 0),
+        operators=(
+            f'"{layer.name}"',
+            *(f"_{layer.name}_{part}" for part in ("forward", "backward", "plain", "shape")),
+            str(layout.kept * layer.groups),
+        ),
     )
 
 
@@ -131,6 +138,9 @@ def plain_lines(layer: plain.LayerView) -> list[str]:
 class ChipsView:
     """What the kernels of a module use."""
 
+    fused: bool
+    batch: int
+
     any: bool
     dots: bool
     contractions: bool
@@ -142,17 +152,16 @@ class ChipsView:
 
 def chips_view(layers: Sequence[LayerView]) -> ChipsView:
     """What all kernels of a module use together."""
-    plans = [layer.plan for layer in layers if layer.plan is not None]
-    steps = [s for p in plans for c in (*p.trunk, p.readout) for s in c.schedule.steps]
-    lines = [line for x in layers for view in x.views for line in view.lines]
-    contracts = [s for s in steps if isinstance(s, Contract)]
-    applied = [s for s in steps if isinstance(s, Apply)]
+    views = [view for x in layers for view in (*x.views, *(x.fused.views if x.fused else ()))]
+    text = "\n".join(line for view in views for line in view.lines)
     return ChipsView(
-        any=bool(plans),
-        dots=any(is_dot(1, s.outer, s.inner, s.left * s.right) for s in applied),
-        contractions=bool(contracts),
-        contract_dots=any(is_dot(s.batch, s.rows, s.inner, s.columns) for s in contracts),
-        functions=frozenset(n for n in WRITTEN_OUT if any(f"_{n}(" in line for line in lines)),
+        fused=any(layer.fused for layer in layers),
+        batch=BATCH,
+        any=bool(views),
+        dots="_tile_apply_dot(" in text,
+        contractions="_tile_contract" in text,
+        contract_dots="_tile_contract_dot(" in text,
+        functions=frozenset(name for name in WRITTEN_OUT if f"_{name}(" in text),
         oldest=OLDEST,
         newest=NEWEST,
     )
