@@ -118,6 +118,7 @@ def plan_source(source: SourceFile, options: Options, emitted: str = "") -> Plan
     Raises:
         DiagnosticError: whatever is wrong with the source, warnings included; E06xx for the
             device profile.
+        UnknownBackendError: no backend of this name is installed.
     """
     findings = Findings()
     profile = load_profile(options.device)
@@ -136,6 +137,7 @@ def plan_source(source: SourceFile, options: Options, emitted: str = "") -> Plan
             warn=lambda trouble: findings.add(PlanCacheTrouble(None, trouble)),
         ),
         stored=decisions_in(emitted),
+        kernels=load_backend(options.backend).kernels,
     )
     plan = make_plan(program, findings, settings)
     return Planned(unit, plan, findings.warnings)

@@ -22,6 +22,7 @@ class TorchBackend:
     """Renders PyTorch modules with their backward passes written out."""
 
     name = "torch"
+    kernels = False
 
     def render(self, program: ModuleProgram) -> str:
         """The text of a standalone module."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tncompile.backends import torch as plain
-
 from tncompile.emit import ModuleProgram, environment, text
 from tncompile.plan.timed import Measurement, Work
 
+from .. import torch as plain
 from .views import chips_view, layer_kernels, plain_lines
 
 
@@ -21,6 +20,7 @@ class TritonBackend:
     """Renders modules whose weights are made by a few kernels on a GPU."""
 
     name = "triton"
+    kernels = True
 
     def render(self, program: ModuleProgram) -> str:
         """The text of a standalone module."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tncompile.graph.targets import Convolution
-from tncompile.plan.fused import FusedPlan, plan_fused
+from tncompile.plan.fused import FusedPlan
 from tncompile.plan.tiles import Place
 
 from .fused import Fused, shares
@@ -54,10 +54,9 @@ class FusedView:
         return (*launched(kernel, self.state, tiles), *options)
 
 
-def fused_view(kernels: LayerKernels, state: int) -> FusedView | None:
+def fused_view(kernels: LayerKernels, plan: FusedPlan | str | None, state: int) -> FusedView | None:
     """The kernels of a layer that is applied tile by tile; None where it is not."""
-    plan = plan_fused(kernels.plan)
-    if isinstance(plan, str):
+    if not isinstance(plan, FusedPlan):
         return None
     layer, target = plan.layer, plan.layer.target
     writer = Fused(kernels, plan)

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
-from tncompile.backends.torch import views as plain
-
 from tncompile.emit import LayerProgram
 from tncompile.emit.stage import attribute
 from tncompile.emit.text import call, shape_text
 from tncompile.graph.ir import Layer
 from tncompile.plan.fused import BATCH
-from tncompile.plan.kernels import KernelPlan, plan_kernels
+from tncompile.plan.kernels import KernelPlan
 
+from ..torch import views as plain
 from .activations import WRITTEN_OUT
 from .applied import FusedView, fused_view
 from .kernels import KernelView, LayerKernels, argument_names, launched, learnt_name
@@ -75,7 +74,8 @@ class LayerView:
 def layer_kernels(program: LayerProgram) -> LayerView:
     """The kernels of a layer."""
     layer = program.layer
-    plan = plan_kernels(layer)
+    plan = program.plan.kernels
+    assert plan is not None, "planned for another backend"
     if isinstance(plan, str):
         return LayerView(tuple(wrap(f"As PyTorch code on every device: {plan}.", 88)))
     kernels = LayerKernels(plan)
@@ -100,7 +100,7 @@ def layer_kernels(program: LayerProgram) -> LayerView:
         trunk_adjoint=trunk_adjoint(kernels),
         state=layout.states[-1] if layout.states else 0,
         plan=plan,
-        fused=fused_view(kernels, layout.states[-1] if layout.states else 0),
+        fused=fused_view(kernels, program.plan.fused, layout.states[-1] if layout.states else 0),
         operators=(
             f'"{layer.name}"',
             *(f"_{layer.name}_{part}" for part in ("forward", "backward", "plain", "shape")),

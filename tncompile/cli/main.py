@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("file", metavar="FILE.tn", help=_SOURCE)
     report.add_argument("--format", choices=(*_FORMATS, "html"), default="text")
     report.add_argument("-o", "--output", metavar="OUT", default="-", help="where to write it")
+    _add_backend(report)
     _add_definitions(report)
     _add_planning(report)
 
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     compiling.add_argument(
         "-o", "--output", metavar="OUT.py", help="where to write it (default: FILE.py, or - for -)"
     )
-    compiling.add_argument("--backend", default="torch", help="code generator (default: torch)")
+    _add_backend(compiling)
     compiling.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if OUT.py is not up to date"
     )
@@ -87,6 +88,12 @@ def parser() -> argparse.ArgumentParser:
         help="where to write the profile (default: where `--device calibrated` finds it)",
     )
     return main_parser
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend", default="torch", help="code generator: torch (default) or triton"
+    )
 
 
 def _add_fit(fitting: argparse.ArgumentParser) -> None:

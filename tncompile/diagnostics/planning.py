@@ -54,6 +54,21 @@ class ModeUnavailable(Diagnostic):
 
 
 @dataclass(frozen=True)
+class NoKernels(Diagnostic):
+    """A layer whose weight no GPU kernels make."""
+
+    code: ClassVar = "W0504"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = "layer `{name}` gets no GPU kernels: {reason}"
+    label: ClassVar = "runs as PyTorch code on every device"
+    name: str
+    reason: str
+
+    def helps(self) -> tuple[str, ...]:
+        return ("smaller cores, or an activation earlier in the network, make smaller stages",)
+
+
+@dataclass(frozen=True)
 class WeightDoesNotFit(Diagnostic):
     """A weight too large to be made, of a layer that does without it."""
 

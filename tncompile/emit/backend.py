@@ -20,6 +20,7 @@ class Backend(Protocol):
     """Renders linear programs as source text, and times what they are made of."""
 
     name: str
+    kernels: bool  # whether GPU kernels are planned for it
 
     def render(self, program: ModuleProgram) -> str:
         """The text of a standalone module; the same program gives the same bytes."""

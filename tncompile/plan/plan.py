@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tncompile.diagnostics import Findings
@@ -30,7 +30,9 @@ from tncompile.plan.batches import usual_batches
 from tncompile.plan.cache import Cache
 from tncompile.plan.choose import Choice, Chooser, Progress
 from tncompile.plan.decision import Decision
+from tncompile.plan.fused import plan_fused
 from tncompile.plan.generator import crop_works, generator_tape, part_works
+from tncompile.plan.kernels import plan_kernels
 from tncompile.plan.limits import Memory, machine_memory, show_bytes
 from tncompile.plan.lookups import find_rows, lookup_costs, lookups
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
@@ -57,7 +59,7 @@ class Settings:
     `seconds` is the time of a thorough search for each stage, None for the fast one. `memory`
     limits layers that have no budget of their own; `batches` are those that layers without
     a list of their own are planned for, those of `usual_batches` if None. `stored` are decisions
-    by their keys.
+    by their keys. With `kernels` the GPU kernels of every layer are planned as well.
     """
 
     profile: Profile = CPU
@@ -67,6 +69,7 @@ class Settings:
     batches: tuple[int, ...] | None = None
     cache: Cache = field(default_factory=Cache)
     stored: Mapping[str, Decision] = field(default_factory=dict)
+    kernels: bool = False
 
 
 def make_plan(program: Program, findings: Findings, settings: Settings | None = None) -> Plan:
@@ -100,9 +103,18 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
         planner = _LayerPlanner(layer, choosers[kind], limit, settings.batches)
         plan = planner.run(findings)
         if plan is not None:
-            plans.append(plan)
+            plans.append(_with_kernels(plan, findings) if settings.kernels else plan)
     findings.stop_on_error()
     return Plan(program, settings.profile, tuple(plans))
+
+
+def _with_kernels(plan: LayerPlan, findings: Findings) -> LayerPlan:
+    """A plan with the GPU kernels of its layer; a warning if there are none."""
+    kernels = plan_kernels(plan.layer)
+    if isinstance(kernels, str):
+        findings.add(errors.NoKernels(plan.layer.span, plan.layer.name, kernels))
+        return replace(plan, kernels=kernels)
+    return replace(plan, kernels=kernels, fused=plan_fused(kernels))
 
 
 class _Sliced(NamedTuple):

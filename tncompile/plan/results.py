@@ -16,6 +16,8 @@ from tncompile.source import Span
 if TYPE_CHECKING:
     from tncompile.plan.decision import Decision
     from tncompile.plan.entries import EntrySchedule
+    from tncompile.plan.fused import FusedPlan
+    from tncompile.plan.kernels import KernelPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,9 @@ class LayerPlan:
     schedules of the last stage in these modes; None with a reason in `unavailable` where
     there is none. `rows` is how rows of an embedding are looked up without the table, if they
     can be. `crossover_batch` is the least batch from which materialising is the
-    fastest mode without gradients; None where it never is, or is the only mode.
+    fastest mode without gradients; None where it never is, or is the only mode. `kernels` and
+    `fused` are the GPU kernels that make the weight and that do without it, or why there are
+    none, where a backend has them.
     """
 
     layer: Layer
@@ -180,6 +184,8 @@ class LayerPlan:
     entries: EntryPlan
     rows: EntryPlan | None = None
     joined: tuple[tuple[str, Decision], ...] = ()
+    kernels: KernelPlan | str | None = None
+    fused: FusedPlan | str | None = None
 
 
 @dataclass(frozen=True, slots=True)

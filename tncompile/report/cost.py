@@ -21,6 +21,7 @@ from tncompile.report.facts import (
     window_cores,
     wires_in,
 )
+from tncompile.report.kernels import kernel_data
 
 SCHEMA_VERSION = 1
 # A timeline has a moment for every operation; a chart can't show more than this.
@@ -84,6 +85,7 @@ def _layer(plan: LayerPlan) -> dict[str, Any]:
         "apply": [_application(application) for application in plan.applications],
         "unavailable": dict(plan.unavailable),
         "crossover_batch": plan.crossover_batch,
+        "kernels": kernel_data(plan),
     }
 
 

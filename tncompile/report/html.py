@@ -21,6 +21,7 @@ from tncompile.report.facts import (
     totals,
     where,
 )
+from tncompile.report.kernels import kernel_sentences
 from tncompile.report.legend import legend, legend_words
 from tncompile.report.markup import Child, Markup, number, tag, together, worded
 from tncompile.report.units import (
@@ -146,8 +147,16 @@ def _layer(plan: LayerPlan, key: str) -> list[Markup | None]:
         tables.stages(plan),
         tag("h3", "How each stage is carried out"),
         tables.schedules(plan),
+        *_kernels(plan),
         *_applied(plan, key),
     ]
+
+
+def _kernels(plan: LayerPlan) -> list[Markup]:
+    found = kernel_sentences(plan)
+    if not found:
+        return []
+    return [tag("h3", "GPU kernels"), tag("ul", *(tag("li", sentence) for sentence in found))]
 
 
 def _layer_facts(plan: LayerPlan) -> Markup:

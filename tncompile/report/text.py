@@ -29,6 +29,7 @@ from tncompile.report.facts import (
     where,
     wires_in,
 )
+from tncompile.report.kernels import kernel_sentences
 from tncompile.report.units import (
     against,
     show_flops,
@@ -181,6 +182,8 @@ def _layer(plan: LayerPlan) -> Iterator[str]:
     yield ""
     yield from _schedules(plan)
     yield from _training(plan)
+    for number, sentence in enumerate(kernel_sentences(plan)):
+        yield from fact("" if number else "kernels", plain(sentence))
     if plan.applications:
         yield ""
         yield from _applications(plan)
