@@ -8,26 +8,28 @@ tests of the process may compile kernels for a GPU, before and after.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import nn
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-from tests.plan.compiling import whole_plan
 from tncompile.api import import_text
+from tncompile.diagnostics import Findings
+from tncompile.driver import read_program
 from tncompile.emit import Header, check, load_backend, module_program
+from tncompile.plan import Cache, Memory, Settings, make_plan
 from tncompile.plan import kernels as planning
+from tncompile.plan.folders import cache_folder
 
 # All that the interpreter puts functions of its own into, and does not always take them back.
 _SPACES: tuple[Any, ...] = (
@@ -74,7 +76,11 @@ def emitted(
             patch.setattr(planning, "TILE", tile)
         if programs is not None:
             patch.setattr(planning, "PROGRAMS", programs)
-        program = module_program(whole_plan(text, budget), Header("0", "t.tn", "0", "test"))
+        memory = None if budget is None else Memory(budget, "a test")
+        cache = Cache(cache_folder() / "plans")
+        settings = Settings(memory=memory, cache=cache, kernels=True)
+        plan = make_plan(read_program(text + "\n"), Findings(), settings)
+        program = module_program(plan, Header("0", "t.tn", "0", "test"))
         rendered = load_backend("triton").render(program)
     check(rendered)
     return rendered
