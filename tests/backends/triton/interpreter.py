@@ -53,11 +53,9 @@ def interpreting() -> Iterator[None]:
             yield
         finally:
             for space, names in zip(_SPACES, before, strict=True):
-                for name, value in dict(vars(space)).items():
-                    if name not in names:
-                        delattr(space, name)
-                    elif names[name] is not value:
-                        setattr(space, name, names[name])
+                now = vars(space)
+                for name in [name for name, value in names.items() if now[name] is not value]:
+                    setattr(space, name, names[name])
 
 
 @cache
