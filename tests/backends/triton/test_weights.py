@@ -1,0 +1,338 @@
+"""Weights and gradients by kernels: golden cases, one core at a time, PyTorch's own path."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.backends.layers import CASES
+from tests.backends.triton.interpreter import (
+    Launch,
+    compiled,
+    emitted,
+    fill,
+    interpreting,
+    launches,
+    without_kernels,
+)
+from tests.drawn import Drawn, networks
+from tests.reference import Row
+from tests.strategies import rows
+from tncompile.graph.activations import ACTIVATIONS
+
+GOLDEN = sorted((Path(__file__).parents[2] / "data" / "oracle").glob("*.json"))
+pytestmark = pytest.mark.usefixtures("interpreter")
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """The largest error, beside the largest entry."""
+    found, wanted = found.detach().double(), wanted.detach().double()
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    """The error in the norm, beside the norm."""
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+def run(weight: nn.Module, upstream: Tensor) -> dict[str, Tensor]:
+    """The weight, as "", and the gradients of all parameters by their names."""
+    parameters = dict(weight.named_parameters())
+    out = weight()
+    gradients = torch.autograd.grad(out, list(parameters.values()), upstream.to(out.dtype))
+    return {"": out.detach(), **dict(zip(parameters, gradients, strict=True))}
+
+
+def by_kernels(weight: nn.Module, upstream: Tensor) -> dict[str, Tensor]:
+    """The same, of a weight that has kernels: they ran, few of them, however many cores."""
+    with launches() as found:
+        result = run(weight, upstream)
+    assert_few(found)
+    return result
+
+
+def assert_few(found: list[Launch]) -> None:
+    """At most two kernels forward and three backward."""
+    names = [launch.kernel for launch in found]
+    forward = [name for name in names if name.endswith(("_trunk", "_readout"))]
+    backward = [name for name in names if name.endswith(("_adjoint", "_total"))]
+    assert forward + backward == names
+    assert 1 <= len(forward) <= 2
+    assert 1 <= len(backward) <= 3
+
+
+def assert_like_pytorch(
+    text: str, tile: int | None, programs: int | None, budget: int | None = None
+) -> None:
+    """Kernels, in tiles and grids of these sizes, against the module's own PyTorch code."""
+    module = compiled(text, tile, programs, budget)
+    weight = module.AWeight(dtype=torch.float64)
+    fill(weight)
+    upstream = torch.randn(module.AWeight(device="meta")().shape, dtype=torch.float64)
+    found = by_kernels(weight, upstream)
+    with without_kernels(module), launches() as none:
+        wanted = run(weight, upstream)
+    assert not none
+    for name, value in wanted.items():
+        # Where numbers are all in reach, another order of sums is in the last digits alone.
+        assert relative(found[name], value) < 1e-12, name
+
+
+# --- golden cases ----------------------------------------------------------------------------
+
+
+def golden(path: Path) -> tuple[ModuleType, nn.Module, dict[str, Tensor]]:
+    """A case's module, its weight in float64, and its data."""
+    case = json.loads(path.read_text())
+    data = {k: torch.from_numpy(v) for k, v in np.load(path.with_suffix(".npz")).items()}
+    module = compiled(
+        f"layer a : Tensor({2 ** case['order']}) from {case['topology']}(latent ="
+        f" {case['latent']}) {{ activation = {case['activation']} }}"
+    )
+    weight = module.AWeight(dtype=torch.float64)
+    weight.load_state_dict({name: data[name] for name in weight.state_dict()})
+    return module, weight, data
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
+def test_golden_case(path: Path) -> None:
+    _, weight, data = golden(path)
+    found = by_kernels(weight, data["out_bar"])
+    assert relative(found[""], data["out"]) < 1e-12
+    for name, _ in weight.named_parameters():
+        assert relative(found[name], data[f"grad.{name}"]) < 1e-10, name
+
+
+def test_golden_cases_in_single_precision() -> None:
+    """As good as PyTorch: twice its error at most on the whole, for the weight in each case.
+
+    A gradient sums few numbers of all sizes, and the order of a sum decides on its last digits:
+    in one case it may be three times as far off, or as near.
+    """
+    ratios = []
+    for path in GOLDEN:
+        module, weight, data = golden(path)
+        weight.float()
+        found = by_kernels(weight, data["out_bar"])
+        with without_kernels(module):
+            plain = run(weight, data["out_bar"])
+        wanted = {name: data[f"grad.{name}" if name else "out"] for name in found}
+        assert {value.dtype for value in found.values()} == {torch.float32}
+        errors = {name: (error(found[name], v), error(plain[name], v)) for name, v in wanted.items()}
+        own, other = errors.pop("")
+        assert own <= 2 * other, path.stem
+        own, other = (math.hypot(*(pair[k] for pair in errors.values())) for k in (0, 1))
+        assert own <= 4 * other, path.stem
+        ratios.append(own / other)
+    assert math.prod(ratios) ** (1 / len(ratios)) <= 2
+
+
+# --- every kind of layer ---------------------------------------------------------------------
+
+NONE = {"sliced": "stage 1 has 32768 entries at a time"}
+
+
+@pytest.mark.parametrize(("tile", "programs"), [(None, None), (4, 2), (8, 4)])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NONE])
+def test_layers_of_all_kinds(name: str, tile: int | None, programs: int | None) -> None:
+    """In one program, and in several with loops."""
+    assert_like_pytorch(CASES[name].text, tile, programs, CASES[name].budget)
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_layers_without_kernels_say_why(name: str) -> None:
+    case = CASES[name]
+    text = emitted(case.text, budget=case.budget)
+    assert f"# As PyTorch code on every device: {NONE[name]}" in text
+    assert "@_jit" not in text
+
+
+FORMULAS = {
+    "siren": "siren(omega = 3)",
+    **{name: name for name in sorted(ACTIVATIONS) if name != "siren"},
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_activations(name: str) -> None:
+    """Each with its trained numbers, in groups of rows."""
+    activation = FORMULAS[name]
+    text = f"layer a : Linear(6, 12) from TTN(2) {{ groups = 2  activation = {activation} }}"
+    assert_like_pytorch(text, 8, 2)
+
+
+def _topology(body: str, target: str = "Tensor(16)", settings: str = "") -> str:
+    return f"topology T() {{ {body} }}\nlayer a : {target} from T() {{ {settings} }}\n"
+
+
+def _network(body: str, target: str, settings: str) -> str:
+    return f"network N() {{ {body} }}\nlayer a : {target} from N() {{ {settings} }}\n"
+
+
+AWKWARD = {
+    "fives": "layer a : Tensor(5, 5, 5) from MERA(1) { modes = fold(5)  bond = 2 }",
+    "sevens": "layer a : Tensor(7, 7) from TTN(1) { modes = fold(7)  bond = 5 }",
+    "threes": "layer a : Linear(7, 8) from aTTN(2) { modes = fold(3)  bond = 3 }",
+    "groups of threes": "layer a : Linear(5, 15) from MERA(2) { groups = 3  modes = fold(3) }",
+    "large legs": _network(
+        "P(h: 5, leg[1])  Q(h, leg[2])", "Linear(70, 50)", "modes = [o, i]"
+    ),
+    "large and odd": _network(
+        "A(leg[1], h: 3)  B(h, leg[2], k: 4)  C(k, leg[3])",
+        "Linear(12, 35)",
+        "modes = [o as (5, 7), i]",
+    ),
+    "ones": _topology("root ones(4)  mix pairs from 1  map all  mix pairs from 2"),
+    "ones, hidden": _topology("root ones(4)  repeat 2 { map all  mix pairs from 1 }"),
+    "several roots": _topology(
+        "root product(3)  repeat 2 { expand first 1  mix pairs from 1 }", "Tensor(32)", "bond = 3"
+    ),
+    "roots of two sizes": _topology(
+        "root product(3)  shared expand last 2", "Tensor(32)", "bond = 3"
+    ),
+    "diagonal": _topology("root diagonal(order, 3)  map all"),
+    "bond of one": _topology("root product(2)  repeat 2 { map all }", "Tensor(4)", "bond = 1"),
+    "shared": _topology(
+        "root product(4)  shared map all  shared mix pairs from 1  shared mix pairs from 2"
+    ),
+    "constants of one entry": _network(
+        "stage (h[1], h[2]) { F(h[1]: 3, k: 1)  identity(k, h[2]: 1) }  G(leg[1..3], h[1], h[2])",
+        "Tensor(8)",
+        "modes = fold(2)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("tile", "programs"), [(None, None), (8, 4), (4, 1)])
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_layers(name: str, tile: int | None, programs: int | None) -> None:
+    if name == "large legs" and tile == 4:
+        pytest.skip("hundreds of programs of hundreds of tiles each")
+    assert_like_pytorch(AWKWARD[name], tile, programs)
+
+
+def test_a_single_tensor_has_no_kernels() -> None:
+    text = emitted(_network("G(leg[1..4])", "Tensor(16)", "modes = fold(2)"))
+    assert "# As PyTorch code on every device: stage 1 is a single tensor." in text
+
+
+# --- random networks -------------------------------------------------------------------------
+
+GRIDS = st.sampled_from([(4, 1), (4, 4), (8, 2), (16, 3)])
+
+
+def assert_one_core_at_a_time(network: Row | Drawn, tile: int, programs: int) -> None:
+    """Kernels against the tests' own reading of a network.
+
+    Some have none: a single tensor, or an intermediate that fits no program.
+    """
+    with interpreting():
+        weight = compiled(network.text("tanh"), tile, programs).AWeight(dtype=torch.float64)
+        fill(weight)
+        cores = {k: v.detach().clone().requires_grad_() for k, v in weight.state_dict().items()}
+        wanted = network.generate(cores, torch.tanh)
+        upstream = torch.randn_like(wanted)
+        if "As PyTorch code" in emitted(network.text("tanh"), tile, programs):
+            return
+        found = by_kernels(weight, upstream)
+    torch.autograd.backward(wanted, upstream)
+    scale = float(wanted.detach().abs().max())
+    assert float((found[""] - wanted).detach().abs().max()) <= 1e-12 * scale
+    # Where tanh is flat, 1 - h^2 of a rounded h has few digits: an error beside the largest.
+    largest = max(float(core.grad.abs().max()) for core in cores.values() if core.grad is not None)
+    for name, _ in weight.named_parameters():
+        grad = cores[name].grad
+        assert grad is not None
+        bound = 1e-10 * float(grad.abs().max()) + 1e-14 * largest
+        assert float((found[name] - grad).abs().max()) <= max(bound, 1e-30), name
+
+
+FEW = settings(
+    max_examples=8,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    # Each example has a context of its own.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@given(rows(), GRIDS)
+@FEW
+def test_random_topologies(row: Row, grid: tuple[int, int]) -> None:
+    assert_one_core_at_a_time(row, *grid)
+
+
+@given(networks(), GRIDS)
+@FEW
+def test_random_networks(network: Drawn, grid: tuple[int, int]) -> None:
+    assert_one_core_at_a_time(network, *grid)
+
+
+# --- launches, repeatability -----------------------------------------------------------------
+
+COUNTED = {
+    "TTN": "layer a : Tensor(1024) from TTN(2)",
+    "MERA": "layer a : Tensor(4096) from MERA(2)",
+    "wall": "layer a : Tensor(64) from BrickWall(4)",
+    "one layer": _topology("root product(6)  mix pairs from 1  mix pairs from 2", "Tensor(64)"),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_few_launches_however_many_cores(name: str) -> None:
+    """Forward and backward each; without gradients no more than forward."""
+    weight = compiled(COUNTED[name], 256, 2).AWeight(dtype=torch.float64)
+    assert sum(core.numel() for core in weight.parameters()) > 20
+    with launches() as found, torch.no_grad():
+        weight()
+    kernels = ["_a_readout"] if name == "one layer" else ["_a_trunk", "_a_readout"]
+    assert [launch.kernel for launch in found] == kernels
+    with launches() as found:
+        weight().sum().backward()
+    backward = ["_a_readout_adjoint", "_total", "_a_trunk_adjoint"]
+    assert [launch.kernel for launch in found] == kernels + backward
+
+
+def test_grids_and_loops_occur() -> None:
+    """What the sizes of tiles above are there for."""
+    text = emitted(CASES["mera"].text, 4, 2)
+    assert "for tile in range(4):" in text
+    assert "_a_readout[(2, 1)](" in text
+    assert "_a_readout[(1, 3)](" in emitted(AWKWARD["groups of threes"])
+    assert "mask=" in emitted(AWKWARD["sevens"], 8, 4)
+
+
+@pytest.mark.parametrize("name", ["mera", "groups", "drawn"])
+def test_the_same_bits_each_time(name: str) -> None:
+    weight = compiled(CASES[name].text, 8, 4).AWeight(dtype=torch.float32)
+    fill(weight)
+    upstream = torch.randn(weight().shape)
+    one, other = run(weight, upstream), run(weight, upstream)
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+
+
+@pytest.mark.parametrize("name", ["mera", "groups", "prelu"])
+def test_deterministic_mode_fills_what_is_not_written(name: str) -> None:
+    """Nothing is read that no kernel has written: PyTorch fills fresh memory with NaN."""
+    case = CASES["contract" if name == "prelu" else name]
+    weight = compiled(case.text, 4, 2).AWeight(dtype=torch.float64)
+    fill(weight)
+    upstream = torch.randn(weight().shape, dtype=torch.float64)
+    wanted = run(weight, upstream)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = run(weight, upstream)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for key, value in wanted.items():
+        assert torch.equal(value, found[key]), key
