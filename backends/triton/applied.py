@@ -38,9 +38,10 @@ class FusedView:
     sparse: bool
     plain: str
     convolved: tuple[str, ...]
-    operators: tuple[str, ...]
-    state: int
     positions: str
+    name: str
+    arguments: tuple[str, ...]
+    kernels: LayerView
 
     @property
     def views(self) -> tuple[KernelView, ...]:
@@ -51,16 +52,19 @@ class FusedView:
     def launched(self, kernel: KernelView, tiles: str) -> tuple[str, ...]:
         """All that a kernel is given, each program having so many tiles."""
         options = ("BATCH=size", f"num_warps={kernel.warps}", "**options")
-        return (*launched(kernel, self.state, tiles), *options)
+        return (*launched(kernel, self.kernels.state, tiles), *options)
+
+    @property
+    def unpacked(self) -> str:
+        """The names of all cores, on the left of an assignment."""
+        return ", ".join(self.arguments) + ("," if len(self.arguments) == 1 else "")
 
 
-def fused_view(kernels: LayerKernels, plan: FusedPlan | str | None, state: int) -> FusedView | None:
-    """The kernels of a layer that is applied tile by tile; None where it is not."""
-    if not isinstance(plan, FusedPlan):
-        return None
+def fused_view(kernels: LayerKernels, plan: FusedPlan, view: LayerView) -> FusedView:
+    """The kernels of a layer that is applied tile by tile; `view` are those of its weight."""
     layer, target = plan.layer, plan.layer.target
     writer = Fused(kernels, plan)
-    name = f"_{layer.name}_fused"
+    name = f"_{layer.name}"
     conv = target if isinstance(target, Convolution) else None
     sizes, shape, positions = _linear(plan) if conv is None else _convolution(conv)
     outputs, inputs = plan.outputs.tile, plan.inputs.tile if plan.inputs else None
@@ -70,7 +74,6 @@ def fused_view(kernels: LayerKernels, plan: FusedPlan | str | None, state: int) 
         options = f"None, {conv.stride}, {conv.own_padding}, {conv.dilation}"
         given = f"{given}, {options}"
     function = "linear" if conv is None else f"conv{conv.dimensions}d"
-    parts = ("forward", "backward", "plain", "shape")
     return FusedView(
         most=plan.most,
         outputs=writer.outputs(),
@@ -88,14 +91,10 @@ def fused_view(kernels: LayerKernels, plan: FusedPlan | str | None, state: int) 
         sparse=is_sparse(layer, outputs),
         plain=f"functional.{function}({given})",
         convolved=("input.shape", "weight", "gradient", *options.split(", ", 1)[1:]),
-        operators=(
-            f'"{layer.name}_fused"',
-            *(f"{name}_{part}" for part in parts),
-            str(kernels.layout.kept),
-            "inputs=1",
-        ),
-        state=state,
         positions=positions,
+        name=name,
+        arguments=view.arguments,
+        kernels=view,
     )
 
 

@@ -77,7 +77,7 @@ def define(name: str, arguments: Sequence[str]) -> str:
 def define_function(name: str, arguments: Sequence[str]) -> str:
     """The first line, or lines, of a function of a module.
 
-    >>> print(define_kernel("f", ["x_ptr", "DOT: tl.constexpr"]))
+    >>> print(define_function("f", ["x_ptr", "DOT: tl.constexpr"]))
     def f(x_ptr, DOT: tl.constexpr):
     """
     return call(f"def {name}(", arguments, "):", 0)
