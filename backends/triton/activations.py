@@ -47,18 +47,22 @@ class Elementwise:
         """What stands for the names of the formula in this stage."""
         found = dict(more)
         for name, count in self.learnt.items():
-            found |= {f"{name}[{k}]": f"{name}{self.number}_{k}" for k in range(count)}
-            found[name] = f"{name}{self.number}_0"
+            found |= {f"{name}[{k}]": self._entry(name, k) for k in range(count)}
+            found[name] = self._entry(name, 0)
         if self.formula is not None:
             found |= {name: f"{name}{self.number}" for name, _ in self.formula.lets}
         return found
+
+    def _entry(self, name: str, number: int) -> str:
+        """A trained number in a kernel; by its initial, since formulas are long."""
+        return f"{name[0]}{self.number}_{number}"
 
     def loads(self) -> Iterator[str]:
         """Lines that read the trained numbers."""
         for name, count in self.learnt.items():
             for k in range(count):
                 place = f"{name}{self.number}_ptr" + (f" + {k}" if k else "")
-                yield f"{name}{self.number}_{k} = tl.load({place}).to({COMPUTE})"
+                yield f"{self._entry(name, k)} = tl.load({place}).to({COMPUTE})"
 
     def forward(self, z: str, h: str) -> Iterator[str]:
         """Lines that make h from z."""

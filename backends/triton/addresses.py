@@ -61,6 +61,9 @@ def address(dimensions: Sequence[Sequence[Axis]], start: int = 0) -> Address:
             if part.limit is not None:
                 local = f"{part.first} + {digit}" if part.first else digit
                 masks.append(f"{local} < {part.limit}")
+    if math.prod(axis.block for own in dimensions for axis in own) == 1:
+        # A single entry is a block, too, of the same rank: scalars have no shape to change.
+        terms.append(f"r1{_suffix(len(dimensions) - 1, len(dimensions))}")
     return Address(" + ".join(terms) or "0", tuple(masks))
 
 

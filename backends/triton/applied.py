@@ -44,6 +44,11 @@ class FusedView:
     kernels: LayerView
 
     @property
+    def lengths(self) -> tuple[str, ...]:
+        """The lines of `sizes` that tell the shape of an output; the last one counts inputs."""
+        return self.sizes[:-1]
+
+    @property
     def views(self) -> tuple[KernelView, ...]:
         """The kernels in the order in which they run."""
         found = (self.outputs, self.inputs, self.adjoint)

@@ -15,7 +15,7 @@ from tncompile.plan.fused import FusedPlan, side_blocks
 from tncompile.plan.kernels import ChipStage
 from tncompile.plan.tiles import Place
 
-from .addresses import times
+from .addresses import Address, times
 from .chip import COMPUTE, Chip, Pull
 from .kernels import KernelView, LayerKernels
 from .readout import Sums, digit_lines, leg_axis, read_again
@@ -86,8 +86,8 @@ class Fused:
         axes = range(1, len(self.layer.modes.shape))
         lines = tuple(f"i{k} = {self._number(writer, k)}" for k in axes)
         sizes = self.layer.modes.shape
-        masks = [f"(i{k} < {sizes[k]})" for k in axes if not self._whole(k)]
-        return Side(lines, tuple(f"i{k}" for k in axes), " & ".join(masks))
+        masks = tuple(f"i{k} < {sizes[k]}" for k in axes if not self._whole(k))
+        return Side(lines, tuple(f"i{k}" for k in axes), Address("", masks).mask)
 
     def _whole(self, axis: int) -> bool:
         """Whether all that is generated along an axis is part of the weight, and no block ends."""

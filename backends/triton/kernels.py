@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tncompile.emit.stage import identifier
-from tncompile.emit.text import WIDTH, spread
+from tncompile.emit.text import wrapped
 from tncompile.graph.ir import Stage
 from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.schedule import Ref
@@ -68,13 +68,15 @@ class LayerKernels:
     ) -> KernelView:
         """A kernel; the ranges that its lines speak of are bound at its start."""
         text = "\n".join(body)
+        if len(re.findall(r"\bprogram\b", text)) == 1:  # bound, and there is only one
+            body = [line for line in body if line != "program = tl.program_id(0)"]
         found = [size for size in {*used} if re.search(rf"\br{size}\b", text)]
         return KernelView(
             name=f"_{self.layer.name}_{suffix}",
             title=title,
             pointers=tuple(pointers),
             options=options,
-            lines=(*ranges(found), *body),
+            lines=tuple(part for line in (*ranges(found), *body) for part in wrapped(line)),
             warps=warps,
         )
 
@@ -111,10 +113,10 @@ def flat(writer: Chip, ref: Ref, name: str) -> tuple[str, int]:
 
 
 def store(pointer: str, where: Address, value: str) -> str:
-    """A line that writes a value, or several lines."""
-    mask = [f"mask={where.mask}"] if where.mask else []
+    """A line that writes a value."""
+    mask = f", mask={where.mask}" if where.mask else ""
     offset = "" if where.offset == "0" else f" + {where.offset}"
-    return spread("tl.store(", [pointer + offset, value, *mask], ")", WIDTH - 8)
+    return f"tl.store({pointer}{offset}, {value}{mask})"
 
 
 def learnt_name(stage: int, name: str) -> str:

@@ -6,7 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tncompile.plan.schedule import CoreMatrix, CoreTensor, Ref, State
+from tncompile.plan.schedule import (
+    CoreMatrix,
+    CoreTensor,
+    Ref,
+    State,
+    needed_values,
+    operands,
+)
 from tncompile.plan.tiles import Axis, Leg, Place, padded
 
 from .addresses import Address, times
@@ -174,8 +181,12 @@ def leg_axis(leg: Leg, stride: int) -> Axis:
 
 
 def read_again(writer: Chip, refs: Sequence[Ref]) -> list[Ref]:
-    """The steps whose values an adjoint reads: not the last one, whose gradient is there."""
-    return [ref for ref in refs if ref != len(writer.steps) - 1]
+    """The steps whose values an adjoint reads, and those that these are made of."""
+    wanted = {*needed_values(writer.steps)}
+    for ref in reversed(range(len(writer.steps))):
+        if ref in wanted:
+            wanted |= {*operands(writer.steps[ref])}
+    return [ref for ref in refs if ref in wanted]
 
 
 def digit_lines(legs: Sequence[Leg], number: str) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from textwrap import wrap
 
 from tncompile.emit import LayerProgram
@@ -80,13 +81,13 @@ def layer_kernels(program: LayerProgram) -> LayerView:
         return LayerView(tuple(wrap(f"As PyTorch code on every device: {plan}.", 88)))
     kernels = LayerKernels(plan)
     layout, readout = kernels.layout, Readout(kernels)
-    return LayerView(
+    found = LayerView(
         reason=(),
         name=f"_{layer.name}",
         operator=layer.name,
         arguments=tuple(argument_names(kernels)),
         given=tuple(_given(layer)),
-        shape=shape_text(layer.target.weight_shape),
+        shape=_shape(layer.target.weight_shape),
         groups=layer.groups,
         programs=plan.programs,
         kept=layout.kept * layer.groups,
@@ -107,6 +108,25 @@ def layer_kernels(program: LayerProgram) -> LayerView:
             str(layout.kept * layer.groups),
         ),
     )
+    # Modules imported at once may have layers of the same name: an operator is told by its text.
+    digest = sha256(repr(replace(found, plan=None)).encode()).hexdigest()[:12]
+    return replace(
+        found,
+        operators=_named(found.operators, digest),
+        fused=found.fused and replace(found.fused, operators=_named(found.fused.operators, digest)),
+    )
+
+
+def _named(operators: tuple[str, ...], digest: str) -> tuple[str, ...]:
+    """What makes an operator, whose name comes first, with a name of its own."""
+    name, *rest = operators
+    return f'{name[:-1]}_{digest}"', *rest
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    """A shape as a tuple."""
+    text = shape_text(shape)
+    return text if text.startswith("(") else f"({text}{',' * (len(shape) == 1)})"
 
 
 def _given(layer: Layer) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 
 WIDTH = 100 - 8  # of a line in a method
 _LONG_SHAPE = 12
@@ -54,6 +55,113 @@ def call(head: str, items: Sequence[str], tail: str = ")", indent: int = 8) -> s
     if len(head) + len(joined) + len(tail) > width >= len(joined) + 4:
         return f"{head}\n    {joined}\n{tail}"
     return spread(head, items, tail, width)
+
+
+def wrapped(line: str, width: int = WIDTH + 4) -> list[str]:
+    """A statement or a comment in lines that fit, as a formatter would leave it.
+
+    Calls have each argument in a line of its own, sums each term.
+
+    >>> print("\\n".join(wrapped("x = f(a + b, mask=c)  # why", 20)))
+    # why
+    x = f(a + b, mask=c)
+    >>> print("\\n".join(wrapped("    x = f(a + b, mask=c).to(D)", 20)))
+        x = f(
+            a + b,
+            mask=c,
+        ).to(D)
+    >>> print("\\n".join(wrapped("at = long_name * 12 + other", 20)))
+    at = (
+        long_name * 12
+        + other
+    )
+    """
+    if len(line) <= width:
+        return [line]
+    code = line.lstrip()
+    indent = " " * (len(line) - len(code))
+    if code.startswith("# "):
+        return fill(
+            code[2:], width, initial_indent=indent + "# ", subsequent_indent=indent + "# "
+        ).split("\n")
+    code, found, comment = code.partition("  # ")
+    if found:
+        return [*wrapped(f"{indent}# {comment}", width), *wrapped(indent + code, width)]
+    target, found, value = code.partition(" = " if " = " in code else " += ")
+    if not found or "(" in target:
+        target, found, value = "", "", code
+    if len(_terms(value)) > 1:
+        return [
+            f"{indent}{target}{found}(",
+            *_broken(value, indent + "    ", "", width),
+            f"{indent})",
+        ]
+    return _broken(value, indent, "", width, target + found)
+
+
+def _broken(code: str, indent: str, end: str, width: int, start: str = "") -> list[str]:
+    """An expression inside of brackets, or after `start`, in lines that end with `end`."""
+    whole = f"{indent}{start}{code}{end}"
+    if len(whole) <= width:
+        return [whole]
+    terms = _terms(code)
+    if len(terms) > 1:
+        last = len(terms) - 1
+        lines = []
+        for k, term in enumerate(terms):
+            sign, _, rest = term.partition(" ") if k else (start, "", term)
+            lines += _broken(
+                rest, indent, end if k == last else "", width, f"{sign} " if k else sign
+            )
+        return lines
+    keyword, equals, value = code.partition("=")
+    if equals and keyword.isidentifier():
+        return _broken(value, indent, end, width, f"{start}{keyword}=")
+    opening = code.find("(")
+    if opening < 0:
+        return [whole]
+    closing = _closing(code, opening)
+    inner, tail = code[opening + 1 : closing], code[closing:]
+    lines = [f"{indent}{start}{code[: opening + 1]}"]
+    items = _split(inner, (", ",))
+    for item in items:
+        comma = "," if code[:opening][-1:].isidentifier() or len(items) > 1 else ""  # no new tuple
+        lines += _broken(item, indent + "    ", comma, width)
+    return [*lines, f"{indent}{tail}{end}"]
+
+
+def _terms(code: str) -> list[str]:
+    """What an expression adds up, or joins by `&`, each but the first with its sign."""
+    for signs in ((" & ",), (" + ", " - ")):
+        found = _split(code, signs)
+        if len(found) > 1:
+            return found
+    return [code]
+
+
+def _split(code: str, signs: tuple[str, ...]) -> list[str]:
+    """Parts of an expression outside of all brackets; signs other than commas begin a part.
+
+    >>> _split("f(a + b) + c * 2 - d", (" + ", " - "))
+    ['f(a + b)', '+ c * 2', '- d']
+    """
+    found, depth, first = [], 0, 0
+    for k, letter in enumerate(code):
+        depth += (letter in "([") - (letter in ")]")
+        if depth == 0 and k > first and code.startswith(signs, k):
+            found.append(code[first:k])
+            first = k + (2 if code[k] == "," else 1)
+    return [*found, code[first:].rstrip(",")]
+
+
+def _closing(code: str, opening: int) -> int:
+    """Where the bracket that opens here is closed."""
+    depth = 0
+    for k in range(opening, len(code)):
+        depth += (code[k] in "([") - (code[k] in ")]")
+        if depth == 0:
+            return k
+    raise AssertionError("brackets come in pairs")
 
 
 def names(items: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
-from tncompile.plan.onchip import LARGEST_VALUE, ChipSchedule, chip_schedule
+from tncompile.plan.onchip import LARGEST_PRODUCTS, LARGEST_VALUE, ChipSchedule, chip_schedule
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile, whole_tile
 
@@ -73,10 +73,7 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
     for stage in layer.stages[:-1]:
         found = ChipStage(whole := whole_tile(stage), chip_schedule(whole))
         if not found.schedule.fits:
-            return (
-                f"stage {stage.number} has {found.schedule.largest_value} entries at a time, more"
-                f" than the {LARGEST_VALUE} that one GPU program holds"
-            )
+            return too_large(stage, found.schedule)
         if not operands(found.schedule.steps[-1]):
             return f"stage {stage.number} is a single tensor"
         trunk.append(found)
@@ -101,18 +98,29 @@ def _warps(schedule: ChipSchedule) -> int:
 def _readout(layer: Layer) -> ChipStage | str:
     """The last stage in the largest tiles that fit; or why there are none."""
     stage = layer.stages[-1]
+    reason = f"stage {stage.number} is a single tensor"
     size = TILE
     while size >= 1:
         found = tile(stage, tile_legs(layer, size))
-        if not found.stage.cores or not any(core.indices for core in found.stage.cores):
+        if not any(core.indices for core in found.stage.cores):
             break
         schedule = chip_schedule(found)
-        if schedule.fits and operands(schedule.steps[-1]):
+        if not schedule.fits:
+            reason = f"no tile of the weight fits: {too_large(stage, schedule)}"
+        elif operands(schedule.steps[-1]):
             return ChipStage(found, schedule)
         size //= 4
+    return reason
+
+
+def too_large(stage: Stage, schedule: ChipSchedule) -> str:
+    """Why no program holds a stage, in words."""
+    count, most, what = schedule.largest_value, LARGEST_VALUE, "entries"
+    if count <= most:
+        count, most, what = schedule.largest_products, LARGEST_PRODUCTS, "products"
     return (
-        f"no tile of the weight fits: stage {stage.number} has {schedule.largest_value} entries at"
-        f" a time, more than the {LARGEST_VALUE} that one GPU program holds"
+        f"stage {stage.number} has {count} {what} at a time, more than the {most} that one GPU"
+        " program holds"
     )
 
 

@@ -124,7 +124,8 @@ def tile(stage: Stage, legs: Sequence[Leg]) -> Tile:
             core,
             parameter=None if core.kind in CONSTANTS else str(number),
             slot=None,
-            indices=_kept(own, blocks),
+            # A constant is not read: its legs stay, those of one entry are summed over.
+            indices=_kept(own, {} if core.kind in CONSTANTS else blocks),
         )
         for number, (core, own) in enumerate(zip(stage.cores, axes, strict=True))
     )
