@@ -58,19 +58,19 @@ def call(head: str, items: Sequence[str], tail: str = ")", indent: int = 8) -> s
 
 
 def wrapped(line: str, width: int = WIDTH + 4) -> list[str]:
-    """A statement or a comment in lines that fit, as a formatter would leave it.
+    r"""A statement or a comment in lines that fit, as a formatter would leave it.
 
     Calls have each argument in a line of its own, sums each term.
 
-    >>> print("\\n".join(wrapped("x = f(a + b, mask=c)  # why", 20)))
+    >>> print("\n".join(wrapped("x = f(a + b, mask=c)  # why", 20)))
     # why
     x = f(a + b, mask=c)
-    >>> print("\\n".join(wrapped("    x = f(a + b, mask=c).to(D)", 20)))
+    >>> print("\n".join(wrapped("    x = f(a + b, mask=c).to(D)", 20)))
         x = f(
             a + b,
             mask=c,
         ).to(D)
-    >>> print("\\n".join(wrapped("at = long_name * 12 + other", 20)))
+    >>> print("\n".join(wrapped("at = long_name * 12 + other", 20)))
     at = (
         long_name * 12
         + other

@@ -2,9 +2,9 @@
 
 Enters: a layer. Leaves: two layers, or why there are none. The cores whose outputs are rows of the
 weight alone make one matrix, A, all others with the state make the other, B, and the wires
-between them are summed: W[o, i] = sum_m A[o, m] B[m, i]. So an input meets B first, and what is left
-of it meets A, each applied tile by tile. Row legs that B's own cores put out go along as if they
-were inputs of a batch.
+between them are summed: W[o, i] = sum_m A[o, m] B[m, i]. So an input meets B first, and what is
+left of it meets A, each applied tile by tile. Row legs that B's own cores put out go along as if
+they were inputs of a batch.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ def find_halves(layer: Layer) -> Halves | str:
             modes=inner,
             stages=(*layer.stages[:-1], before),
         ),
-        outer=replace(
-            layer, name=f"{layer.name}_outer", target=two, modes=outer, stages=(after,)
-        ),
+        outer=replace(layer, name=f"{layer.name}_outer", target=two, modes=outer, stages=(after,)),
         along=along,
         rows=rows,
     )
