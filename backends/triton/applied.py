@@ -3,14 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tncompile.graph.targets import Convolution
+from tncompile.graph.targets import QKV, Convolution, Linear, Target
 from tncompile.plan.fused import FusedPlan
 from tncompile.plan.tiles import Place
 
 from .fused import Fused, shares
 from .kernels import KernelView, LayerKernels, launched
 from .layouts import is_sparse
+
+if TYPE_CHECKING:
+    from .views import LayerView
+
+
+@dataclass(frozen=True, slots=True)
+class AppliesView:
+    """How a target applies its weight: lines that tell the shape of a batch, and PyTorch's call.
+
+    `positions` counts what a batch has, from the shape of an input alone; the last line of `sizes`
+    does so from the others.
+    """
+
+    sizes: tuple[str, ...]
+    output_shape: str
+    positions: str
+    plain: str
+
+    @property
+    def lengths(self) -> tuple[str, ...]:
+        """The lines of `sizes` that tell the shape of an output."""
+        return self.sizes[:-1]
+
+
+def applies_view(target: Target) -> AppliesView | None:
+    """How a target applies its weight; None where it is never applied tile by tile."""
+    match target:
+        case Convolution():
+            options = f"None, {target.stride}, {target.own_padding}, {target.dilation}"
+            call = f"functional.conv{target.dimensions}d(input, weight, {options})"
+            return AppliesView(*_convolution(target), call)
+        case Linear() | QKV():
+            return AppliesView(*_linear(target.weight_shape), "functional.linear(input, weight)")
+        case _:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +72,50 @@ class FusedView:
     input_shares: tuple[int, ...]
     partial: int
     sparse: bool
-    plain: str
     convolved: tuple[str, ...]
-    operators: tuple[str, ...]
-    state: int
     positions: str
-
-    @property
-    def lengths(self) -> tuple[str, ...]:
-        """The lines of `sizes` that tell the shape of an output; the last one counts inputs."""
-        return self.sizes[:-1]
+    name: str
+    half: bool
+    kernels: LayerView
 
     @property
     def views(self) -> tuple[KernelView, ...]:
         """The kernels in the order in which they run."""
-        found = (self.outputs, self.inputs, self.adjoint)
+        found = [self.outputs, self.inputs, self.adjoint]
+        if self.half:
+            found += [None if self.inputs else self.kernels.readout, self.kernels.trunk_adjoint]
         return tuple(view for view in found if view is not None)
 
     def launched(self, kernel: KernelView, tiles: str) -> tuple[str, ...]:
         """All that a kernel is given, each program having so many tiles."""
         options = ("BATCH=size", f"num_warps={kernel.warps}", "**options")
-        return (*launched(kernel, self.state, tiles), *options)
+        return (*launched(kernel, self.kernels.state, tiles), *options)
 
 
-def fused_view(kernels: LayerKernels, plan: FusedPlan | str | None, state: int) -> FusedView | None:
-    """The kernels of a layer that is applied tile by tile; None where it is not."""
-    if not isinstance(plan, FusedPlan):
-        return None
+def fused_view(
+    kernels: LayerKernels, plan: FusedPlan, view: LayerView, half_of: bool = False
+) -> FusedView:
+    """The kernels of a layer that is applied tile by tile; `view` are those of its weight.
+
+    With `half_of` it is half of a layer, whose kernels stand nowhere else.
+    """
     layer, target = plan.layer, plan.layer.target
     writer = Fused(kernels, plan)
-    name = f"_{layer.name}_fused"
     conv = target if isinstance(target, Convolution) else None
-    sizes, shape, positions = _linear(plan) if conv is None else _convolution(conv)
+    applies = applies_view(target)
+    assert applies is not None
     outputs, inputs = plan.outputs.tile, plan.inputs.tile if plan.inputs else None
     programs = outputs.count(Place.GRID)
-    given, options = "input, weight", ""
+    options: tuple[str, ...] = ()
     if conv is not None:
-        options = f"None, {conv.stride}, {conv.own_padding}, {conv.dilation}"
-        given = f"{given}, {options}"
-    function = "linear" if conv is None else f"conv{conv.dimensions}d"
-    parts = ("forward", "backward", "plain", "shape")
+        options = tuple(map(str, (conv.stride, conv.own_padding, conv.dilation)))
     return FusedView(
         most=plan.most,
         outputs=writer.outputs(),
         inputs=writer.inputs(),
         adjoint=writer.adjoint(),
-        sizes=sizes,
-        output_shape=shape,
+        sizes=applies.sizes,
+        output_shape=applies.output_shape,
         programs=programs,
         tiles=outputs.count(Place.LOOP),
         shares=shares(outputs.count(Place.LOOP)),
@@ -91,22 +124,17 @@ def fused_view(kernels: LayerKernels, plan: FusedPlan | str | None, state: int) 
         input_shares=shares(inputs.count(Place.LOOP)) if inputs else (1,),
         partial=programs * kernels.layout.summed,
         sparse=is_sparse(layer, outputs),
-        plain=f"functional.{function}({given})",
-        convolved=("input.shape", "weight", "gradient", *options.split(", ", 1)[1:]),
-        operators=(
-            f'"{layer.name}_fused"',
-            *(f"{name}_{part}" for part in parts),
-            str(kernels.layout.kept),
-            "inputs=1",
-        ),
-        state=state,
-        positions=positions,
+        convolved=("input.shape", "weight", "gradient", *options),
+        positions=applies.positions,
+        name=view.name if half_of else f"{view.name}_fused",
+        half=half_of,
+        kernels=view,
     )
 
 
-def _linear(plan: FusedPlan) -> tuple[tuple[str, ...], str, str]:
+def _linear(shape: tuple[int, ...]) -> tuple[tuple[str, ...], str, str]:
     """Lines, the shape of an output, and how many inputs there are."""
-    rows, columns = plan.shape
+    rows, columns = shape
     count = f"input.numel() // {columns}"
     return (f"batch = {count}",), f"*input.shape[:-1], {rows}", count
 

@@ -83,10 +83,10 @@ class Fused:
 
     def _columns(self, writer: Chip) -> Side:
         """The columns of a tile: inputs, and positions of a kernel."""
-        axes = range(1, len(self.layer.modes.shape))
+        modes = self.layer.modes
+        axes = [k for k in range(1, len(modes.shape)) if modes.of_axis(k)]  # others have one entry
         lines = tuple(f"i{k} = {self._number(writer, k)}" for k in axes)
-        sizes = self.layer.modes.shape
-        masks = tuple(f"i{k} < {sizes[k]}" for k in axes if not self._whole(k))
+        masks = tuple(f"i{k} < {modes.shape[k]}" for k in axes if not self._whole(k))
         return Side(lines, tuple(f"i{k}" for k in axes), Address("", masks).mask)
 
     def _whole(self, axis: int) -> bool:
@@ -132,7 +132,9 @@ class Fused:
         for k in range(conv.dimensions):
             start = f"o{k}[:, None] * {conv.stride[k]}" if conv.stride[k] > 1 else f"o{k}[:, None]"
             start += f" - {padding[k]}" if padding[k] else ""
-            lines.append(f"p{k} = {start} + {times(f'i{k + 2}[None, :]', conv.dilation[k])}")
+            if f"i{k + 2}" in side.names:
+                start += f" + {times(f'i{k + 2}[None, :]', conv.dilation[k])}"
+            lines.append(f"p{k} = {start}")
             mask.append(f"(p{k} >= 0) & (p{k} < size{k})")
             at = f"({at}) * size{k} + p{k}"
         lines += [f"at = {at}", f"there = {' & '.join(mask)}"]

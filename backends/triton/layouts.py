@@ -62,7 +62,8 @@ def layout(plan: KernelPlan, reads: Sequence[str]) -> Layout:
         states.append(position)
         position += aligned(size)
     regions, start = [], 0
-    for parameter in (p for p in layer.parameters if p.stage == len(layer.stages)):
+    number = plan.readout.stage.number
+    for parameter in (p for p in layer.parameters if p.stage == number):
         copies = max(_uses(plan.readout.stage, parameter).values())
         regions.append(Region(parameter, start, copies))
         start += copies * parameter.size
@@ -134,5 +135,5 @@ def is_sparse(layer: Layer, tile: Tile) -> bool:
         return True
     if any(is_large(tile, k) and any(a.digit for a in axes) for k, axes in enumerate(tile.axes)):
         return True
-    own = [p for p in layer.parameters if p.stage == len(layer.stages)]
+    own = [p for p in layer.parameters if p.stage == tile.whole.number]
     return any(len({*_uses(tile.whole, p).values()}) > 1 for p in own)

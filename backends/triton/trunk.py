@@ -102,6 +102,8 @@ def _last_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:
     """The gradients of the last stage's cores, summed over the places where one is used."""
     for region in kernels.layout.sums:
         size = region.parameter.size
+        if not region.copies:  # a core that this half of a layer has none of
+            continue
         block = min(padded(size), _CHUNK)
         used.add(block)
         pointer = kernels.gradient(region.parameter.name, size)

@@ -11,12 +11,12 @@ from tncompile.emit import LayerProgram
 from tncompile.emit.stage import attribute
 from tncompile.emit.text import call, shape_text
 from tncompile.graph.ir import Layer
-from tncompile.plan.fused import BATCH
-from tncompile.plan.kernels import KernelPlan
+from tncompile.plan.fused import BATCH, FusedPlan, HalvesPlan
 
 from ..torch import views as plain
 from .activations import WRITTEN_OUT
-from .applied import FusedView, fused_view
+from .applied import AppliesView, FusedView, applies_view, fused_view
+from .joined import HalvesView, halves_view
 from .kernels import KernelView, LayerKernels, argument_names, launched, learnt_name
 from .layouts import is_sparse
 from .readout import Readout
@@ -36,7 +36,6 @@ class LayerView:
 
     reason: tuple[str, ...]
     name: str = ""
-    operator: str = ""
     arguments: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     shape: str = ""
@@ -52,15 +51,40 @@ class LayerView:
     readout_adjoint: KernelView | None = None
     trunk_adjoint: KernelView | None = None
     state: int = 0
-    plan: KernelPlan | None = None
+    digest: str = ""
     fused: FusedView | None = None
-    operators: tuple[str, ...] = ()
+    halves: HalvesView | None = None
+    applies: AppliesView | None = None
 
     @property
     def views(self) -> tuple[KernelView, ...]:
         """The kernels in the order in which they run."""
         found = (self.trunk, self.readout, self.readout_adjoint, self.trunk_adjoint)
         return tuple(view for view in found if view is not None)
+
+    @property
+    def applied(self) -> tuple[FusedView, ...]:
+        """All that is applied tile by tile."""
+        halves = (self.halves.inner, self.halves.outer) if self.halves else ()
+        return ((self.fused,) if self.fused else ()) + halves
+
+    @property
+    def ways(self) -> tuple[tuple[str, str], ...]:
+        """The methods that apply the layer without its weight, and what their kernels do."""
+        tiled = (("tiled", "make the weight tile by tile"),) * bool(self.fused)
+        return tiled + (("joined", "take the network in two halves"),) * bool(self.halves)
+
+    def operator(self, name: str, shape: str = "") -> tuple[str, ...]:
+        """What makes an operator: its name, its functions, the size of what is kept."""
+        own, common = f"{self.name}_{name}" if shape else self.name, f"{self.name}_{shape}"
+        common = common if shape else self.name
+        return (
+            f'"{self.name[1:]}_{name}_{self.digest}"',
+            *(f"{own}_{part}" for part in ("forward", "backward")),
+            *(f"{common}_{part}" for part in ("plain", "shape")),
+            str(self.kept),
+            *(("inputs=1",) if shape else ()),
+        )
 
     @property
     def total_programs(self) -> int:
@@ -80,13 +104,28 @@ def layer_kernels(program: LayerProgram) -> LayerView:
     if isinstance(plan, str):
         return LayerView(tuple(wrap(f"As PyTorch code on every device: {plan}.", 88)))
     kernels = LayerKernels(plan)
-    layout, readout = kernels.layout, Readout(kernels)
-    found = LayerView(
+    found = _view(kernels, tuple(argument_names(kernels)))
+    fused, halves = program.plan.fused, program.plan.halves
+    found = replace(
+        found,
+        given=tuple(_given(layer)),
+        readout_adjoint=Readout(kernels).backward(),
+        trunk=trunk(kernels),
+        fused=fused_view(kernels, fused, found) if isinstance(fused, FusedPlan) else None,
+        applies=applies_view(layer.target),
+        halves=_halves(halves, found, layer) if isinstance(halves, HalvesPlan) else None,
+    )
+    # Modules imported at once may have layers of the same name: operators are told by their text.
+    return replace(found, digest=sha256(repr(found).encode()).hexdigest()[:12])
+
+
+def _view(kernels: LayerKernels, arguments: tuple[str, ...]) -> LayerView:
+    """What a layer has in common with the halves of one."""
+    plan, layer, layout = kernels.plan, kernels.layer, kernels.layout
+    return LayerView(
         reason=(),
         name=f"_{layer.name}",
-        operator=layer.name,
-        arguments=tuple(argument_names(kernels)),
-        given=tuple(_given(layer)),
+        arguments=arguments,
         shape=_shape(layer.target.weight_shape),
         groups=layer.groups,
         programs=plan.programs,
@@ -95,32 +134,21 @@ def layer_kernels(program: LayerProgram) -> LayerView:
         total=layer.groups * layout.summed,
         trained=layer.groups * layout.trained,
         sparse=is_sparse(layer, plan.readout.tile),
-        trunk=trunk(kernels),
-        readout=readout.forward(),
-        readout_adjoint=readout.backward(),
+        readout=Readout(kernels).forward(),
         trunk_adjoint=trunk_adjoint(kernels),
         state=layout.states[-1] if layout.states else 0,
-        plan=plan,
-        fused=fused_view(kernels, program.plan.fused, layout.states[-1] if layout.states else 0),
-        operators=(
-            f'"{layer.name}"',
-            *(f"_{layer.name}_{part}" for part in ("forward", "backward", "plain", "shape")),
-            str(layout.kept * layer.groups),
-        ),
-    )
-    # Modules imported at once may have layers of the same name: an operator is told by its text.
-    digest = sha256(repr(replace(found, plan=None)).encode()).hexdigest()[:12]
-    return replace(
-        found,
-        operators=_named(found.operators, digest),
-        fused=found.fused and replace(found.fused, operators=_named(found.fused.operators, digest)),
     )
 
 
-def _named(operators: tuple[str, ...], digest: str) -> tuple[str, ...]:
-    """What makes an operator, whose name comes first, with a name of its own."""
-    name, *rest = operators
-    return f'{name[:-1]}_{digest}"', *rest
+def _halves(plan: HalvesPlan, whole: LayerView, layer: Layer) -> HalvesView:
+    """The kernels of both halves of a layer; they are given all of its cores."""
+    views = []
+    for half in (plan.inner, plan.outer):
+        kernels = LayerKernels(half.kernels)
+        view = replace(_view(kernels, whole.arguments), trained=whole.trained)
+        views.append(fused_view(kernels, half, view, half_of=True))
+    inner, outer = views
+    return halves_view(plan, inner, outer, layer.target.weight_shape[0])
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -172,10 +200,14 @@ class ChipsView:
 
 def chips_view(layers: Sequence[LayerView]) -> ChipsView:
     """What all kernels of a module use together."""
-    views = [view for x in layers for view in (*x.views, *(x.fused.views if x.fused else ()))]
+    views = [view for layer in layers for view in layer.views]
+    applied = [layer for layer in layers if layer.fused or layer.halves]
+    for layer in applied:
+        views += layer.fused.views if layer.fused else ()
+        views += layer.halves.views if layer.halves else ()
     text = "\n".join(line for view in views for line in view.lines)
     return ChipsView(
-        fused=any(layer.fused for layer in layers),
+        fused=bool(applied),
         batch=BATCH,
         any=bool(views),
         dots="_tile_apply_dot(" in text,

@@ -37,7 +37,12 @@ def findings(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Diagnostic, .
         home = first.removeprefix("# options: --home ")
         if home != first:
             monkeypatch.setenv("TNCOMPILE_HOME", home)
-        options = Options(definitions=definitions, cache=home != first)
+        backend = first.removeprefix("# options: --backend ")
+        options = Options(
+            backend="torch" if backend == first else backend,
+            definitions=definitions,
+            cache=home != first,
+        )
         return plan_source(source, options).warnings
     except DiagnosticError as error:
         return error.diagnostics

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 
 from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, Linear
-from tncompile.plan.kernels import ChipStage, KernelPlan, large_cores, weight_legs
+from tncompile.plan.halves import Halves, find_halves
+from tncompile.plan.kernels import (
+    ChipStage,
+    KernelPlan,
+    large_cores,
+    plan_kernels,
+    weight_legs,
+)
 from tncompile.plan.onchip import LEAST_DOT, chip_schedule, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.schedule import operands
@@ -44,6 +51,30 @@ class FusedPlan:
         return self.kernels.layer
 
 
+@dataclass(frozen=True, slots=True)
+class HalvesPlan:
+    """The kernels of both halves of a layer, through which an input goes one after the other."""
+
+    halves: Halves
+    inner: FusedPlan
+    outer: FusedPlan
+
+
+def plan_halves(layer: Layer) -> HalvesPlan | str:
+    """How a layer is applied half by half; or why it is not, in words."""
+    halves = find_halves(layer)
+    if isinstance(halves, str):
+        return halves
+    plans = []
+    for half in (halves.inner, halves.outer):
+        kernels = plan_kernels(half)
+        found = kernels if isinstance(kernels, str) else plan_fused(kernels)
+        if isinstance(found, str):
+            return f"{found.removeprefix('its weight')}, of one of its halves"
+        plans.append(found)
+    return HalvesPlan(halves, *plans)
+
+
 def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     """How a layer is applied tile by tile; or why it is not, in words."""
     layer, target = kernels.layer, kernels.layer.target
@@ -58,8 +89,10 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     columns = tuple(leg for leg, axis in zip(legs, layer.modes.axes, strict=True) if axis > 0)
     if min(math.prod(i.size for i in side) for side in (rows, columns)) < LEAST_DOT:
         return f"its weight has fewer than {LEAST_DOT} rows or columns"
-    outputs = _tiles(layer, rows, columns)
-    inputs = None if isinstance(target, Convolution) else _tiles(layer, columns, rows)
+    outputs = _tiles(layer, rows, columns, sums=True)
+    inputs = None
+    if not isinstance(target, Convolution):
+        inputs = _tiles(layer, columns, rows, sums=False)
     if isinstance(outputs, str) or isinstance(inputs, str):
         return outputs if isinstance(outputs, str) else str(inputs)
     shape = (target.weight_shape[0], math.prod(target.weight_shape[1:]))
@@ -74,8 +107,13 @@ def side_blocks(chip: ChipStage, axes: tuple[int, ...]) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _tiles(layer: Layer, fixed: tuple[Index, ...], looped: tuple[Index, ...]) -> ChipStage | str:
-    """Tiles whose program is told by the digits of `fixed` legs, and which loops over `looped`."""
+def _tiles(
+    layer: Layer, fixed: tuple[Index, ...], looped: tuple[Index, ...], sums: bool
+) -> ChipStage | str:
+    """Tiles whose program is told by the digits of `fixed` legs, and which loops over `looped`.
+
+    With `sums` gradients are summed over the loop on chip.
+    """
     blocks = _blocks(layer, fixed) | _blocks(layer, looped)
     large = large_cores(layer)
     legs = []
@@ -83,7 +121,7 @@ def _tiles(layer: Layer, fixed: tuple[Index, ...], looped: tuple[Index, ...]) ->
         leg = Leg(index, blocks[index.name], Place.TILE, "")
         if leg.count > 1:
             place = Place.GRID if index in fixed else Place.LOOP
-            if place is Place.LOOP and index.name in large:
+            if sums and place is Place.LOOP and index.name in large:
                 return "its cores are too large for gradients that are summed on chip"
             leg = Leg(index, leg.block, place, f"d{number}")
         legs.append(leg)

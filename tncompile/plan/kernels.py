@@ -12,7 +12,13 @@ import math
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
-from tncompile.plan.onchip import LARGEST_PRODUCTS, LARGEST_VALUE, ChipSchedule, chip_schedule
+from tncompile.plan.onchip import (
+    LARGEST_PRODUCTS,
+    LARGEST_VALUE,
+    ChipSchedule,
+    chip_schedule,
+    product_shape,
+)
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile, whole_tile
 
@@ -55,6 +61,23 @@ class KernelPlan:
     readout: ChipStage
     trunk_warps: int
     readout_warps: int
+
+    @property
+    def tile_entries(self) -> int:
+        """Entries of a tile of the weight, those of padded blocks included."""
+        return math.prod(leg.block for leg in self.readout.tile.legs)
+
+    @property
+    def multiplications(self) -> float:
+        """Multiplications of the readout for each entry of the weight."""
+        schedule = self.readout.schedule
+        found = 0
+        for step, place in zip(schedule.steps, schedule.places, strict=True):
+            if operands(step):
+                shape = product_shape(step)
+                count = math.prod(step.shape if shape is None else shape)
+                found += count * (self.loops if place is Place.LOOP else 1)
+        return found * self.programs / self.layer.modes.entries
 
     @property
     def programs(self) -> int:

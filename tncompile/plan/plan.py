@@ -30,7 +30,7 @@ from tncompile.plan.batches import usual_batches
 from tncompile.plan.cache import Cache
 from tncompile.plan.choose import Choice, Chooser, Progress
 from tncompile.plan.decision import Decision
-from tncompile.plan.fused import plan_fused
+from tncompile.plan.fused import plan_fused, plan_halves
 from tncompile.plan.generator import crop_works, generator_tape, part_works
 from tncompile.plan.kernels import plan_kernels
 from tncompile.plan.limits import Memory, machine_memory, show_bytes
@@ -114,7 +114,8 @@ def _with_kernels(plan: LayerPlan, findings: Findings) -> LayerPlan:
     if isinstance(kernels, str):
         findings.add(errors.NoKernels(plan.layer.span, plan.layer.name, kernels))
         return replace(plan, kernels=kernels)
-    return replace(plan, kernels=kernels, fused=plan_fused(kernels))
+    halves = plan_halves(plan.layer)
+    return replace(plan, kernels=kernels, fused=plan_fused(kernels), halves=halves)
 
 
 class _Sliced(NamedTuple):

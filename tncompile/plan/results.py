@@ -16,7 +16,7 @@ from tncompile.source import Span
 if TYPE_CHECKING:
     from tncompile.plan.decision import Decision
     from tncompile.plan.entries import EntrySchedule
-    from tncompile.plan.fused import FusedPlan
+    from tncompile.plan.fused import FusedPlan, HalvesPlan
     from tncompile.plan.kernels import KernelPlan
 
 
@@ -186,6 +186,7 @@ class LayerPlan:
     joined: tuple[tuple[str, Decision], ...] = ()
     kernels: KernelPlan | str | None = None
     fused: FusedPlan | str | None = None
+    halves: HalvesPlan | str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from tncompile.plan.fused import FusedPlan
+from tncompile.plan.fused import FusedPlan, HalvesPlan
 from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.results import LayerPlan
 from tncompile.plan.tiles import Place
@@ -28,19 +27,28 @@ def kernel_sentences(plan: LayerPlan) -> list[str]:
             f"trunk: {stages} in one program of {kernels.trunk_warps} warps{groups},"
             f" {largest:,} entries on chip at most"
         )
-    entries = math.prod(leg.block for leg in kernels.readout.tile.legs)
     tiles = "one" if kernels.loops == 1 else f"{kernels.loops:,}"
     found.append(
-        f"readout: tiles of {entries:,} entries, {tiles} by each of {kernels.programs:,} programs"
-        f" of {kernels.readout_warps} warps{groups}"
+        f"readout: tiles of {kernels.tile_entries:,} entries, {tiles} by each of"
+        f" {kernels.programs:,} programs of {kernels.readout_warps} warps{groups};"
+        f" {kernels.multiplications:.3g} multiplications for each entry of the weight"
     )
+    if isinstance(plan.halves, HalvesPlan):
+        rows, columns = plan.halves.outer.shape[1], plan.halves.inner.shape[0]
+        found.append(
+            f"`contract`: inputs go through both halves of the network, {columns:,} outputs of one,"
+            f" then {rows:,} inputs of the other at a time"
+        )
+    elif plan.halves is not None:
+        found.append(f"`contract` is PyTorch code: {plan.halves}")
     if isinstance(plan.fused, FusedPlan):
         found.append(
-            f"up to {plan.fused.most:,} {inputs_of(plan.fused)} tiles are made and used at once,"
-            " where no contraction is cheaper; the weight never exists then"
+            f"`materialise`: up to {plan.fused.most:,} {inputs_of(plan.fused)} tiles are made and"
+            " used at once, and the weight never exists"
         )
     elif plan.fused is not None:
-        found.append(f"never applied tile by tile: {plan.fused}")
+        found.append(f"`materialise` always makes the weight: {plan.fused}")
+    found.append("times in this report are those of PyTorch code; none are predicted for kernels")
     return found
 
 
@@ -69,9 +77,12 @@ def kernel_data(plan: LayerPlan) -> dict[str, Any] | None:
         "launches_backward": backward,
         "trunk_warps": kernels.trunk_warps if kernels.trunk else None,
         "readout_warps": kernels.readout_warps,
-        "tile_entries": math.prod(leg.block for leg in tile.legs),
+        "tile_entries": kernels.tile_entries,
         "programs": tile.count(Place.GRID),
         "tiles_per_program": tile.count(Place.LOOP),
+        "multiplications_per_entry": kernels.multiplications,
         "fused_until_batch": None if fused is None else fused.most,
+        "halves": isinstance(plan.halves, HalvesPlan),
+        "no_halves": plan.halves if isinstance(plan.halves, str) else None,
         "not_fused": plan.fused if isinstance(plan.fused, str) else None,
     }
