@@ -45,22 +45,25 @@ class Layout:
     trained: int
 
 
+_ARGUMENT, _STATE = -1, -2  # what a stage keeps besides the values of its steps
+
+
 def layout(plan: KernelPlan, reads: Sequence[str]) -> Layout:
     """The buffers of a layer; `reads` tells what the adjoint of each activation does, h or z."""
     layer = plan.layer
-    position = 0
-    states, values = [], {}
+    kept: dict[tuple[int, Ref], int] = {}
     for chip, read in zip(plan.trunk, reads, strict=True):
-        steps = chip.schedule.steps
-        for ref in chip.kept:
-            values[chip.stage.number, ref] = position
-            position += aligned(math.prod(steps[ref].shape))
+        number, steps = chip.stage.number, chip.schedule.steps
+        kept |= {(number, ref): math.prod(steps[ref].shape) for ref in chip.kept}
         size = math.prod(steps[-1].shape)
-        if read == "z":
-            values[chip.stage.number, -1] = position
-            position += aligned(size)
-        states.append(position)
-        position += aligned(size)
+        kept |= {(number, _STATE): size} | ({(number, _ARGUMENT): size} if read == "z" else {})
+    # Powers of two, the largest first: each begins at a multiple of its size, and no entry is
+    # left out, so that all that a kernel hands on is written.
+    values, position = {}, 0
+    for key in sorted(kept, key=lambda key: -kept[key]):
+        values[key] = position
+        position += kept[key]
+    states = [values.pop((chip.stage.number, _STATE)) for chip in plan.trunk]
     regions, start = [], 0
     number = plan.readout.stage.number
     for parameter in (p for p in layer.parameters if p.stage == number):
@@ -76,7 +79,7 @@ def layout(plan: KernelPlan, reads: Sequence[str]) -> Layout:
     return Layout(
         states=tuple(states),
         values=values,
-        kept=max(position, 1),
+        kept=position,
         sums=tuple(regions),
         state=start,
         summed=start + (aligned(size) if states else 0),
