@@ -15,7 +15,6 @@ from tncompile.emit.stage import identifier
 from tncompile.emit.text import commented
 from tncompile.graph.ir import Parameter
 from tncompile.plan.kernels import ChipStage
-from tncompile.plan.onchip import is_dot
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -100,11 +99,11 @@ class Chip:
                     code = f"_tile_kron({given[0]}, {given[1]}, {self._kron_sizes(step)})"
                 case Apply():
                     code = (
-                        f"{_function('_tile_apply', step)}{given[0]}, {given[1]}, {_sizes(step)})"
+                        f"_tile_apply(DOT, {given[0]}, {given[1]}, {_sizes(step)})"
                     )
                 case Contract():
                     code = (
-                        f"{_function('_tile_contract', step)}{', '.join(self._contracted(step))})"
+                        f"_tile_contract(DOT, {', '.join(self._contracted(step))})"
                     )
                 case Rearrange():
                     code = arranged(given[0], step.arrangement, step.shape)
@@ -156,12 +155,11 @@ class Chip:
         return ", ".join(str(n) for r in (step.left, step.right) for n in self.steps[r].shape)
 
     def _contracted(self, step: Contract) -> tuple[str, str]:
-        """Both operands as the matrices of a product, batched unless it is one dot."""
-        lead = () if _is_dot(step) else (step.batch,)
+        """Both operands as the matrices of a batched product."""
         left, right = self.names[step.left], self.names[step.right]
         return (
-            arranged(left, step.left_arrangement, (*lead, step.rows, step.inner)),
-            arranged(right, step.right_arrangement, (*lead, step.inner, step.columns)),
+            arranged(left, step.left_arrangement, (step.batch, step.rows, step.inner)),
+            arranged(right, step.right_arrangement, (step.batch, step.inner, step.columns)),
         )
 
 
@@ -192,16 +190,16 @@ class Pull:
         match step:
             case Apply():
                 matrix, state, sizes = names[step.matrix], names[step.operand], _sizes(step)
-                code = f"{_function('_tile_environment', step)}{g}, {state}, {sizes})"
+                code = f"_tile_environment(DOT, {g}, {state}, {sizes})"
                 yield step.matrix, code, f"dK = dY X^T, the environment of {matrix}"
-                code = f"{_function('_tile_pull', step)}{matrix}, {g}, {sizes})"
+                code = f"_tile_pull(DOT, {matrix}, {g}, {sizes})"
                 yield step.operand, code, f"dX = K^T dY, the adjoint of {state}"
             case Kron():
                 sizes = self.chip._kron_sizes(step)
                 left, right = names[step.left], names[step.right]
-                code = f"_tile_kron_left({g}, {right}, {sizes})"
+                code = f"_tile_kron_left(DOT, {g}, {right}, {sizes})"
                 yield step.left, code, "dA[a, b] = sum of dK[ac, bd] C[c, d]"
-                code = f"_tile_kron_right({g}, {left}, {sizes})"
+                code = f"_tile_kron_right(DOT, {g}, {left}, {sizes})"
                 yield step.right, code, "dC[c, d] = sum of dK[ac, bd] A[a, b]"
             case Contract():
                 yield from self._contract(g, step)
@@ -212,11 +210,10 @@ class Pull:
 
     def _contract(self, g: str, step: Contract) -> Iterator[tuple[Ref, str, str]]:
         a, b = self.chip._contracted(step)
-        lead = () if _is_dot(step) else (step.batch,)
-        dy = f"tl.reshape({g}, {(*lead, step.rows, step.columns)})"
-        code = f"{_function('_tile_contract_left', step)}{dy}, {b})"
+        dy = f"tl.reshape({g}, {(step.batch, step.rows, step.columns)})"
+        code = f"_tile_contract_left(DOT, {dy}, {b})"
         yield step.left, _back(code, step.left_arrangement), "dA = dY B^T"
-        code = f"{_function('_tile_contract_right', step)}{a}, {dy})"
+        code = f"_tile_contract_right(DOT, {a}, {dy})"
         yield step.right, _back(code, step.right_arrangement), "dB = A^T dY"
 
 
@@ -237,17 +234,6 @@ def _back(gradient: str, arrangement: Arrangement) -> str:
     sizes = tuple(arrangement.view[axis] for axis in axes)
     back = tuple(axes.index(k) for k in range(len(axes)))
     return f"tl.permute(tl.reshape({gradient}, {sizes}), {back})"
-
-
-def _is_dot(step: Apply | Contract) -> bool:
-    if isinstance(step, Apply):
-        return is_dot(1, step.outer, step.inner, step.left * step.right)
-    return is_dot(step.batch, step.rows, step.inner, step.columns)
-
-
-def _function(name: str, step: Apply | Contract) -> str:
-    """The function that multiplies, and its first argument where it uses the matrix units."""
-    return f"{name}_dot(DOT, " if _is_dot(step) else f"{name}("
 
 
 def _sizes(step: Apply) -> str:

@@ -13,8 +13,7 @@ from tncompile.emit.stage import attribute
 from tncompile.emit.text import call, shape_text
 from tncompile.graph.ir import Layer
 from tncompile.plan.kernels import KernelPlan, plan_kernels
-from tncompile.plan.onchip import is_dot
-from tncompile.plan.schedule import Apply, Contract
+from tncompile.plan.schedule import Contract
 
 from .activations import WRITTEN_OUT
 from .kernels import KernelView, LayerKernels, argument_names, learnt_name
@@ -132,9 +131,7 @@ class ChipsView:
     """What the kernels of a module use."""
 
     any: bool
-    dots: bool
     contractions: bool
-    contract_dots: bool
     functions: frozenset[str]
     oldest: str
     newest: str
@@ -145,13 +142,9 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
     plans = [layer.plan for layer in layers if layer.plan is not None]
     steps = [s for p in plans for c in (*p.trunk, p.readout) for s in c.schedule.steps]
     lines = [line for x in layers for view in x.views for line in view.lines]
-    contracts = [s for s in steps if isinstance(s, Contract)]
-    applied = [s for s in steps if isinstance(s, Apply)]
     return ChipsView(
         any=bool(plans),
-        dots=any(is_dot(1, s.outer, s.inner, s.left * s.right) for s in applied),
-        contractions=bool(contracts),
-        contract_dots=any(is_dot(s.batch, s.rows, s.inner, s.columns) for s in contracts),
+        contractions=any(isinstance(step, Contract) for step in steps),
         functions=frozenset(n for n in WRITTEN_OUT if any(f"_{n}(" in line for line in lines)),
         oldest=OLDEST,
         newest=NEWEST,
