@@ -42,12 +42,16 @@ _WIDTH = 100 - 8  # of a line in a loop of a kernel
 
 @dataclass
 class Chip:
-    """Writes the steps of a stage; `ranges` are the numbers of entries that lines speak of."""
+    """Writes the steps of a stage; `ranges` are the numbers of entries that lines speak of.
+
+    With `again` values are made a second time, from cores that are read a second time.
+    """
 
     chip: ChipStage
     parameters: dict[str, Parameter]
     ranges: set[int] = field(default_factory=set)
     names: dict[Ref, str] = field(default_factory=dict)
+    again: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -114,17 +118,18 @@ class Chip:
     def load(self, ref: Ref) -> Iterator[str]:
         """A core or the incoming state, read from memory, or a constant."""
         step, name = self.steps[ref], self.name(ref)
+        again = ", volatile=True" if self.again else ""  # otherwise the first value is kept
         match step:
             case State():
                 found = self.at((self.chip.tile.state,))
-                code = f"tl.load(state_ptr + {found.offset})"
+                code = f"tl.load(state_ptr + {found.offset}{again})"
             case CoreMatrix() | CoreTensor():
                 core = self.chip.stage.cores[step.core]
                 assert core.parameter is not None
                 found = self.at(self.dimensions(ref), self.chip.tile.offsets[step.core])
                 pointer = pointer_name(self.parameters[core.parameter])
                 mask = f", mask={found.mask}, other=0.0" if found.mask else ""
-                code = f"tl.load({pointer} + {found.offset}{mask}).to({COMPUTE})"
+                code = f"tl.load({pointer} + {found.offset}{mask}{again}).to({COMPUTE})"
             case Identity():
                 self.ranges.add(step.size)
                 code = f"(r{step.size}[:, None] == r{step.size}[None, :]).to({COMPUTE})"

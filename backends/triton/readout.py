@@ -6,7 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tncompile.plan.schedule import CoreMatrix, CoreTensor, Ref, State
+from tncompile.plan.schedule import (
+    CoreMatrix,
+    CoreTensor,
+    Ref,
+    State,
+    needed_values,
+    operands,
+)
 from tncompile.plan.tiles import Axis, Leg, Place, padded
 
 from .addresses import Address, times
@@ -80,6 +87,7 @@ class Readout:
             body += sums.begin()
         body += self._looped(inner)
         sums.end()
+        body += self._again(writer, before)
         body += pull.run(before)
         body += sums.store()
         return kernels.view(
@@ -91,6 +99,20 @@ class Readout:
             writer.ranges,
             plan.readout_warps,
         )
+
+    def _again(self, writer: Chip, before: Sequence[Ref]) -> Iterator[str]:
+        """Lines after the loop that make what adjoints there read, not to hold it meanwhile."""
+        if self.plan.loops == 1:
+            return
+        steps = writer.steps
+        pairs = [own for ref in before if len(own := operands(steps[ref])) == 2]
+        wanted = needed_values(steps) & {ref for own in pairs for ref in own}
+        for ref in reversed(before):
+            wanted |= {*operands(steps[ref])} if ref in wanted else set()
+        if wanted:
+            writer.again = True
+            yield "# Made again, not to hold it during the loop."
+            yield from writer.run([ref for ref in before if ref in wanted])
 
     def _program(self) -> str:
         """The number of a program's sums."""
