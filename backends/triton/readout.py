@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tncompile.plan.schedule import (
@@ -11,6 +11,7 @@ from tncompile.plan.schedule import (
     CoreTensor,
     Ref,
     State,
+    Step,
     needed_values,
     operands,
 )
@@ -76,9 +77,10 @@ class Readout:
         before, inside = writer.placed(Place.GRID), writer.placed(Place.LOOP)
         body += writer.run(before)
         lines, where = self._where(writer)
-        inner = [*self._digits(Place.LOOP), *writer.run(inside), *lines]
         mask = f", mask={where.mask}, other=0.0" if where.mask else ""
+        inner = [*self._digits(Place.LOOP), *lines]  # the gradient comes while other steps run
         inner += [f"g = tl.load(gradient_ptr + {where.offset}{mask}).to({COMPUTE})"]
+        inner += writer.run(inside)
         pull = Pull(writer)
         sums = Sums(kernels, writer, pull)
         if plan.loops > 1:
@@ -87,9 +89,7 @@ class Readout:
             body += sums.begin()
         body += self._looped(inner)
         sums.end()
-        body += self._again(writer, before)
-        body += pull.run(before)
-        body += sums.store()
+        body += self._after(writer, sums, before)
         return kernels.view(
             "readout_adjoint",
             "Gradients of the last layer, summed over the tiles of a program.",
@@ -100,19 +100,22 @@ class Readout:
             plan.readout_warps,
         )
 
-    def _again(self, writer: Chip, before: Sequence[Ref]) -> Iterator[str]:
-        """Lines after the loop that make what adjoints there read, not to hold it meanwhile."""
-        if self.plan.loops == 1:
-            return
-        steps = writer.steps
-        pairs = [own for ref in before if len(own := operands(steps[ref])) == 2]
-        wanted = needed_values(steps) & {ref for own in pairs for ref in own}
+    def _after(self, writer: Chip, sums: Sums, before: Sequence[Ref]) -> Iterator[str]:
+        """Lines after the loop: adjoints of what stayed the same in it, and all that is written.
+
+        Values that they read are made again just before, not to be held during the loop, and
+        gradients of cores are written as soon as they are there.
+        """
+        steps, needed = writer.steps, needed_values(writer.steps)
+        made = {*range(len(steps))} if self.plan.loops == 1 else set()
+        writer.again = self.plan.loops > 1
+        yield from sums.store([ref for ref in range(len(steps)) if ref not in before])
         for ref in reversed(before):
-            wanted |= {*operands(steps[ref])} if ref in wanted else set()
-        if wanted:
-            writer.again = True
-            yield "# Made again, not to hold it during the loop."
-            yield from writer.run([ref for ref in before if ref in wanted])
+            wanted = sorted(_ancestors(steps, needed & {*operands(steps[ref])}) - made)
+            made |= {*wanted}
+            yield from writer.run(wanted)
+            yield from sums.pull.run([ref])
+            yield from sums.store(operands(steps[ref]))
 
     def _program(self) -> str:
         """The number of a program's sums."""
@@ -194,6 +197,14 @@ class Readout:
         )
 
 
+def _ancestors(steps: Sequence[Step], refs: Iterable[Ref]) -> set[Ref]:
+    """These values and all that they are made of."""
+    found = {*refs}
+    for ref in range(len(steps) - 1, -1, -1):
+        found |= {*operands(steps[ref])} if ref in found else set()
+    return found
+
+
 def _axis(leg: Leg, stride: int) -> Axis:
     """A leg as an axis of the weight."""
     digit = leg.digit if leg.count > 1 else None
@@ -233,12 +244,13 @@ class Sums:
         """After the loop the sums are the gradients."""
         self.pull.gradients |= {ref: name for ref, (name, _) in self.found.items()}
 
-    def store(self) -> Iterator[str]:
-        """Lines that write all sums."""
+    def store(self, refs: Iterable[Ref]) -> Iterator[str]:
+        """Lines that write the sums of what the program has read, of these values."""
         plan, layout = self.kernels.plan, self.kernels.layout
         regions = {region.parameter.name: region for region in layout.sums}
         before = occurrences(plan)
-        for ref, step in enumerate(self.writer.steps):
+        for ref in refs:
+            step = self.writer.steps[ref]
             if isinstance(step, State):
                 found = self.writer.at(self.writer.dimensions(ref), layout.state)
                 value = flat(self.writer, ref, self.pull.gradients[ref])[0]

@@ -24,7 +24,6 @@ TILE = 2**12
 PROGRAMS = 2**8
 # Entries that a core may have in all where its gradients are summed over a loop in registers.
 LARGEST_SUMMED = 2**11
-_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,9 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
 
 
 def _warps(schedule: ChipSchedule) -> int:
-    """Warps of a program, for 32 entries of the largest products to each thread."""
-    wanted = schedule.largest_products // (32 * _THREADS)
-    return min(max(padded(max(wanted, 1)), 1), 16)
+    """Warps of a program: eight where a step makes 4096 entries or reads as many."""
+    most = max(schedule.largest_value, schedule.largest_operand)
+    return 8 if most >= 2**12 else 4
 
 
 def _readout(layer: Layer) -> ChipStage | str:
