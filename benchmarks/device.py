@@ -88,6 +88,7 @@ class Lab:
     device: str
     name: str
     deadline: float = float("inf")  # on time.perf_counter
+    compile_seconds: float = float("inf")  # left for torch.compile, whose programs take long
     failures: list[dict[str, str]] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
 
@@ -132,6 +133,24 @@ class Lab:
             return False
         self.failures.append({"name": what, "reason": "left out: no time was left"})
         return True
+
+    def may_compile(self, what: str) -> bool:
+        """Whether `torch.compile` may begin something; if not, that is written down."""
+        if self.quick or self.late(what):
+            return False
+        if self.compile_seconds <= 0.0:
+            reason = "left out: torch.compile has taken its share of the time"
+            self.failures.append({"name": what, "reason": reason})
+        return self.compile_seconds > 0.0
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """What happens here is taken from the time left for `torch.compile`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.compile_seconds -= time.perf_counter() - begin
 
     def wait(self) -> None:
         """Until the GPU has done all it was given; errors come to light."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._functorch import config as functorch
 
 from benchmarks.device import Lab, unusable
 from benchmarks.goals import print_goals
@@ -69,6 +70,7 @@ def benchmark(lab: Lab, parts: Sequence[str], seconds: float) -> dict[str, Any]:
     }
     for part in parts:
         lists, share = PARTS[part]
+        lab.compile_seconds = seconds / 6
         lab.deadline = begin + seconds * (share if len(parts) > 1 else 1.0)
         for name, rows in lists.items():
             data[name] = []
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="torch._dynamo|torch._inductor")
     torch._dynamo.config.recompile_limit = 16  # batches on both sides of where a mode changes
-    torch._functorch.config.donated_buffer = False  # a backward pass is run many times
+    functorch.donated_buffer = False  # a backward pass is run many times
     lab = Lab.here(options.quick)
     data = benchmark(lab, [options.part] if options.part else list(PARTS), options.seconds)
     path = options.output or ROOT / "benchmarks" / "results" / f"triton-{lab.slug}.json"

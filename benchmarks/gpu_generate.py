@@ -85,8 +85,8 @@ def _row(what: str, decoder: Decoder, dtype: torch.dtype, lab: Lab) -> dict[str,
         for name in _PEERS:
             with lab.trying(f"{what}, {name}"):
                 ways[name] = _peer(twin, name)
-    if not lab.quick and not lab.late(f"{what}, {COMPILED}"):
-        with lab.trying(f"{what}, {COMPILED}"):
+    if lab.may_compile(f"{what}, {COMPILED}"):
+        with lab.trying(f"{what}, {COMPILED}"), lab.compiling():
             way = Way(torch.compile(twin.generator, dynamic=False), ways[TORCH].leaves)
             _check(way, twin)
             ways[COMPILED] = way

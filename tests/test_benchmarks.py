@@ -162,10 +162,16 @@ def test_a_gpu_benchmark_that_fails_or_is_late() -> None:
     times = lab.turns("it", {"broken": broken, "right": lambda: None})
     assert set(times["device"]) == {"right"}
     assert not lab.late("this")
+    lab.quick, lab.compile_seconds = False, 1e-9
+    assert lab.may_compile("this")
+    with lab.compiling():
+        pass
+    assert not lab.may_compile("one more")
     lab.deadline = 0.0
     assert lab.late("that")
     assert [tuple(f.values()) for f in lab.failures] == [
         ("it, broken", "OutOfMemoryError: no room"),
+        ("one more", "left out: torch.compile has taken its share of the time"),
         ("that", "left out: no time was left"),
     ]
     row = {"decoder": "TTN(5)", "activation": "elu", "dtype": "float32", "weight_bytes": 4}
