@@ -98,9 +98,7 @@ def test_functions_of_torch_func(name: str) -> None:
         "vmap": lambda: vmap(run)(*stacked),
         "vmap of grad": lambda: vmap(grad(lambda *cores: loss(run(*cores)), which))(*stacked),
         "jacrev": lambda: jacrev(run, which)(*given),
-        "jvp of grad": lambda: jvp(
-            grad(lambda *cores: loss(run(*cores)), which), given, tangents
-        ),
+        "jvp of grad": lambda: jvp(grad(lambda *cores: loss(run(*cores)), which), given, tangents),
     }
     for kind, call in calls.items():
         found = call()
@@ -251,9 +249,7 @@ def test_cores_with_strides() -> None:
     _, weight = made("tree")
     run = function(weight)
     given = tuple(p.detach() for p in weight.parameters())
-    turned = tuple(
-        torch.stack([core, core], -1)[..., 0] if core.ndim else core for core in given
-    )
+    turned = tuple(torch.stack([core, core], -1)[..., 0] if core.ndim else core for core in given)
     assert not all(core.is_contiguous() for core in turned)
     torch.testing.assert_close(run(*turned), run(*given), rtol=0, atol=0)
 

@@ -127,7 +127,9 @@ def test_golden_cases_in_single_precision() -> None:
             plain = run(weight, data["out_bar"])
         wanted = {name: data[f"grad.{name}" if name else "out"] for name in found}
         assert {value.dtype for value in found.values()} == {torch.float32}
-        errors = {name: (error(found[name], v), error(plain[name], v)) for name, v in wanted.items()}
+        errors = {
+            name: (error(found[name], v), error(plain[name], v)) for name, v in wanted.items()
+        }
         own, other = errors.pop("")
         assert own <= 2 * other, path.stem
         own, other = (math.hypot(*(pair[k] for pair in errors.values())) for k in (0, 1))
@@ -183,9 +185,7 @@ AWKWARD = {
     "sevens": "layer a : Tensor(7, 7) from TTN(1) { modes = fold(7)  bond = 5 }",
     "threes": "layer a : Linear(7, 8) from aTTN(2) { modes = fold(3)  bond = 3 }",
     "groups of threes": "layer a : Linear(5, 15) from MERA(2) { groups = 3  modes = fold(3) }",
-    "large legs": _network(
-        "P(h: 5, leg[1])  Q(h, leg[2])", "Linear(70, 50)", "modes = [o, i]"
-    ),
+    "large legs": _network("P(h: 5, leg[1])  Q(h, leg[2])", "Linear(70, 50)", "modes = [o, i]"),
     "large and odd": _network(
         "A(leg[1], h: 3)  B(h, leg[2], k: 4)  C(k, leg[3])",
         "Linear(12, 35)",
