@@ -203,7 +203,7 @@ def test_half_precision_is_as_good_as_pytorch(name: str) -> None:
         out = weight()
         return [out, *torch.autograd.grad(out, list(weight.parameters()), upstream.to(out.dtype))]
 
-    wanted = run()
+    wanted = [value.detach() for value in run()]
     weight.half()
     found = run()
     with without_kernels(module):
@@ -216,7 +216,7 @@ def test_half_precision_is_as_good_as_pytorch(name: str) -> None:
 
 def test_parametrised_layers() -> None:
     """The cores are the parameters of a dense layer, and its weight comes from kernels."""
-    module, weight = made("groups", torch.float32)
+    _, weight = made("groups", torch.float32)
     linear = nn.Linear(2, 4)
     wanted = weight().detach()
     parametrize.register_parametrization(linear, "weight", weight)
@@ -279,5 +279,5 @@ def test_one_text_imported_twice() -> None:
     for weight in (*weights, *weights):
         fill(weight)
         loss(weight()).backward()  # type: ignore[no-untyped-call]
-        call = torch.compile(weight, backend="aot_eager", fullgraph=True)
+        call: Callable[[], Tensor] = torch.compile(weight, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(call(), weight(), rtol=0, atol=0)

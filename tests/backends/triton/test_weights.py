@@ -235,6 +235,8 @@ def assert_one_core_at_a_time(network: Row | Drawn, tile: int, programs: int) ->
 
     Some have none: a single tensor, or an intermediate that fits no program.
     """
+    # The interpreter takes its time for each tile.
+    tile = max(tile, 1 << (network.radix**network.order // 32).bit_length())
     with interpreting():
         weight = compiled(network.text("tanh"), tile, programs).AWeight(dtype=torch.float64)
         fill(weight)
