@@ -218,6 +218,21 @@ def test_awkward_layers(name: str, tile: int | None, programs: int | None) -> No
     assert_like_pytorch(AWKWARD[name], tile, programs)
 
 
+@pytest.mark.parametrize("tile", [None, 64])
+def test_a_core_too_large_to_be_summed(tile: int | None) -> None:
+    """Its gradients go where they belong, each program writing its own."""
+    text = _network("P(h: 8, leg[1])  Q(h, leg[2])", "Linear(4, 260)", "modes = [o, i]")
+    assert_like_pytorch(text, tile, 2)
+    if tile:
+        assert "partial = kept.new_zeros(" in emitted(text, tile, 2)
+
+
+def test_more_programs_than_are_summed_at_once() -> None:
+    text = "layer a : Tensor(256) from TTN(2) { activation = tanh }"
+    assert "PROGRAMS=64, " in emitted(text, 4, 64)
+    assert_like_pytorch(text, 4, 64)
+
+
 def test_a_single_tensor_has_no_kernels() -> None:
     text = emitted(_network("G(leg[1..4])", "Tensor(16)", "modes = fold(2)"))
     assert "# As PyTorch code on every device: stage 1 is a single tensor." in text
