@@ -5,6 +5,7 @@
 #   make check   what the continuous integration runs: lint, types, tests
 #   make format  format the sources
 #   make bench   measure what is compiled against other libraries
+#   make bench-gpu  measure the kernels on a GPU; without one it says so and is done
 #   make golden  rewrite the golden files (look at the diff before you commit it)
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILD := build/demo
 
-.PHONY: demo test check lint types format golden bench clean
+.PHONY: demo test check lint types format golden bench bench-gpu clean
 
 demo: $(INSTALLED)
 	mkdir -p $(BUILD)
@@ -44,6 +45,11 @@ golden: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.torch_backend
+
+# pip keeps the torch that is there: with CPU builds only, nothing is measured.
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[triton]'
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) build

@@ -82,7 +82,7 @@ def opt_einsum_layer(cores: Cores, batch: int) -> Way:
     for core, indices in zip(cores, inputs[1:], strict=True):
         sizes |= dict(zip(indices, core.shape, strict=True))
     network = Network(tuple(inputs), ("n", *(f"o{k}" for k in range(count))), sizes)
-    contract = opt_einsum(network, network.paths["auto-hq"])
+    contract = opt_einsum(network, network.path("auto-hq"))
     folded = network.shapes[0]
     return (lambda x: contract((x.reshape(folded), *cores)).reshape(batch, -1)), cores
 

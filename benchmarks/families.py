@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.generate import FILL, OURS, peer_way
+from benchmarks.generate import FILL, OURS, peer_way, searches
 from benchmarks.layers import DENSE
 from benchmarks.memory import peak_bytes
 from benchmarks.networks import VALUE_TOLERANCE, Decoder, Twin, compare, compile_text
@@ -69,7 +69,7 @@ def drawn_row(decoder: Decoder, run: Run) -> dict[str, Any]:
     for name in _PEERS:
         assert name in PEERS
         try:
-            way = peer_way(twin, name, run)
+            way = peer_way(twin, name, searches(run))
         except Exception as error:  # a peer fails: that is a result
             missing.append(failure(name, error))
             continue

@@ -59,7 +59,7 @@ def generate_row(decoder: Decoder, run: Run) -> dict[str, Any]:
     for name in PEERS:
         label = name
         try:
-            eager = _fastest(twin, name, SEARCHES[:1] if run.quick else SEARCHES)
+            eager = _fastest(twin, name, searches(run))
             ways.append(eager[0])
             label = f"{name}, compiled"
             if compiles:
@@ -89,17 +89,32 @@ def generate_row(decoder: Decoder, run: Run) -> dict[str, Any]:
     return row
 
 
-def peer_way(twin: Twin, name: str, run: Run) -> Way:
-    """A peer as it is, along the fastest of its paths.
+def searches(run: Run) -> Sequence[str]:
+    """How paths are searched for."""
+    return SEARCHES[:1] if run.quick else SEARCHES
+
+
+def peer_way(twin: Twin, name: str, searches: Sequence[str]) -> Way:
+    """A peer as it is, along the fastest of the paths that are searched for.
 
     Raises:
         UnavailableError: it is not installed, or cannot do this.
         WrongResultError: its result is not the module's.
     """
-    return _fastest(twin, name, SEARCHES[:1] if run.quick else SEARCHES)[0]
+    return _fastest(twin, name, searches)[0]
 
 
 Weight = Callable[..., Tensor]
+
+
+def peer_weight(twin: Twin, name: str, searches: Sequence[str]) -> Weight:
+    """The function of the cores by which a peer makes the weight fastest.
+
+    Raises:
+        UnavailableError: it is not installed, or cannot do this.
+        WrongResultError: its result is not the module's.
+    """
+    return _fastest(twin, name, searches)[1]
 
 
 def _fastest(twin: Twin, name: str, searches: Sequence[str]) -> tuple[Way, Weight, Weight]:
@@ -107,7 +122,7 @@ def _fastest(twin: Twin, name: str, searches: Sequence[str]) -> tuple[Way, Weigh
     tried: set[tuple[Path, ...]] = set()
     found: list[tuple[float, float, str, Weight]] = []
     for search in searches:
-        paths = tuple(network.paths[search] for network in twin.networks)
+        paths = tuple(network.path(search) for network in twin.networks)
         if paths in tried or (found and name in CHOOSES_ITSELF):
             continue
         tried.add(paths)

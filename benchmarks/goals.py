@@ -65,6 +65,16 @@ def goals(data: Data) -> list[Goal]:
     return [*_generate(data), *_apply(data), *_step(data), *_factorised(data)]
 
 
+def print_goals(data: Data) -> None:
+    """A line for each goal."""
+    for goal in data["goals"]:
+        found = "-" if goal["measured"] is None else f"{goal['measured']:.3g}"
+        bound = f"{'>=' if goal['least'] else '<='} {goal['limit']:g}"
+        print(f"{goal['what']}: {found} (goal {bound}): {goal['verdict']}  {goal['note']}")
+    met = sum(goal["met"] for goal in data["goals"])
+    print(f"{met} of {len(data['goals'])} goals are met; all of it took {data['seconds']:.0f} s")
+
+
 def decoder_name(row: Data) -> str:
     """What the decoder of a row is called.
 

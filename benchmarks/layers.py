@@ -58,9 +58,8 @@ class Layers:
         self.dense = nn.Linear(self.side, self.side)
         self.generated: dict[str, Any] = {}
         for kind in KINDS:
-            layer = Decoder(f"{kind}({latent})", self.side, self.side, "elu").compile().A()
-            layer.generator.calibrate(self.side**-0.5)
-            self.generated[kind] = layer
+            decoder = Decoder(f"{kind}({latent})", self.side, self.side, "elu")
+            self.generated[kind] = decoder.layer()
 
     def all(self) -> dict[str, nn.Module]:
         """All of them."""
@@ -73,7 +72,7 @@ class Layers:
         }
         for kind, layer in self.generated.items():
             if batch <= _MANY or kind == KINDS[0]:
-                found[materialised(kind)] = (_materialise(layer), tuple(layer.parameters()))
+                found[materialised(kind)] = (materialise(layer), tuple(layer.parameters()))
         return found
 
 
@@ -100,7 +99,7 @@ def step_row(layers: Layers, run: Run) -> dict[str, Any]:
     """Training steps of a batch."""
     x = torch.randn(STEP_BATCH, layers.side, requires_grad=True)
     upstream = torch.randn(STEP_BATCH, layers.side)
-    steps = {name: _step(layer, x, upstream) for name, layer in layers.all().items()}
+    steps = {name: step_call(layer, x, upstream) for name, layer in layers.all().items()}
     return {"batch": STEP_BATCH, "optimizer": "AdamW", "step": run.turns(steps)}
 
 
@@ -119,14 +118,17 @@ def kept_call(layer: Any, x: Tensor) -> Call:
     return call
 
 
-def _materialise(layer: Any) -> Apply:
+def materialise(layer: Any) -> Apply:
+    """Generate the weight, then apply it."""
+
     def apply(x: Tensor) -> Tensor:
         return functional.linear(x, layer.generator(), layer.bias)
 
     return apply
 
 
-def _step(layer: nn.Module, x: Tensor, upstream: Tensor) -> Call:
+def step_call(layer: nn.Module, x: Tensor, upstream: Tensor) -> Call:
+    """A training step by AdamW."""
     optimizer = torch.optim.AdamW(layer.parameters())
 
     def call() -> None:

@@ -8,8 +8,6 @@ makes of them must equal the module's weight: `Twin.check` says so.
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import tncompile
-from tncompile.driver import read_program
+from tncompile.api import module_of
+from tncompile.driver import Options, compile_source, read_program, source_from
 from tncompile.graph.ir import Stage
 
 Contraction = Callable[[Sequence[Tensor]], Tensor]
@@ -35,11 +33,25 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # In float32; a part of the largest entry. Gradients sum over the whole weight.
 VALUE_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 2e-3
+TOLERANCES = {
+    torch.float32: (VALUE_TOLERANCE, GRADIENT_TOLERANCE),
+    torch.bfloat16: (0.05, 0.1),  # every product is rounded to 8 bits
+}
 _TRIALS = 32  # of cotengra's search, in the process itself
 
 
 class WrongResultError(Exception):
     """Two ways to compute the same thing differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is compiled, and for what: a backend, a profile for its planner, a device, a dtype."""
+
+    backend: str = "torch"
+    profile: str = "cpu"
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,7 @@ class Decoder:
     columns: int
     activation: str = "identity"
     modes: str = "fold(radix = 2)"
+    name: str = "a"
 
     @property
     def kind(self) -> str:
@@ -65,13 +78,20 @@ class Decoder:
     def text(self) -> str:
         """The program in the language."""
         return (
-            f"layer a : Linear({self.columns}, {self.rows}) from {self.topology}"
+            f"layer {self.name} : Linear({self.columns}, {self.rows}) from {self.topology}"
             f" {{ activation = {self.activation}  modes = {self.modes} }}\n"
         )
 
-    def compile(self) -> Any:
-        """The module that tncompile makes of it, with classes `A` and `AWeight`."""
-        return compile_text(self.text)
+    def compile(self, target: Target = Target()) -> Any:
+        """The module that tncompile makes of it: the layer `a` has classes `A` and `AWeight`."""
+        return compile_text(self.text, target)
+
+    def layer(self, target: Target = Target()) -> Any:
+        """The layer, with entries as large as those of a dense one."""
+        module = self.compile(target)
+        found = getattr(module, module.__all__[0])()
+        found.generator.calibrate(self.columns**-0.5)
+        return found.to(target.device, target.dtype)
 
 
 @dataclass(frozen=True)
@@ -100,38 +120,44 @@ class Network:
         return ",".join(words[:-1]) + "->" + words[-1]
 
     @cached_property
-    def paths(self) -> dict[str, Path]:
-        """Contraction paths: opt_einsum's greedy and best, and cotengra's search."""
+    def _paths(self) -> dict[str, Path]:
+        return {}
+
+    def path(self, search: str) -> Path:
+        """A contraction path: opt_einsum's `greedy` or `auto-hq`, or cotengra's search, `hyper`."""
+        if search not in self._paths:
+            self._paths[search] = tuple(self._hyper() if search == "hyper" else self._by(search))
+        return self._paths[search]
+
+    def _by(self, search: str) -> Path:
+        path, _ = opt_einsum.contract_path(
+            self.equation, *self.shapes, shapes=True, optimize=search
+        )
+        return tuple(path)
+
+    def _hyper(self) -> Path:
         import cotengra
 
-        found: dict[str, Path] = {}
-        for name in ("greedy", "auto-hq"):
-            path, _ = opt_einsum.contract_path(
-                self.equation, *self.shapes, shapes=True, optimize=name
-            )
-            found[name] = tuple(path)
         search = cotengra.HyperOptimizer(minimize="combo", max_repeats=_TRIALS, parallel=False)
         tree = cotengra.array_contract_tree(
             self.inputs, self.output, dict(self.sizes), optimize=search
         )
-        found["hyper"] = tuple(tree.get_path())
-        return found
+        return tuple(tree.get_path())
 
 
-def compile_text(text: str) -> Any:
-    """The module of a text whose warnings are known: padded, or larger than the weight."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", tncompile.CompileWarning)
-        return tncompile.compile(text)
+def compile_text(text: str, target: Target = Target()) -> Any:
+    """The module of a text whose warnings do not matter here: larger than the weight, and such."""
+    options = Options(target.backend, device=target.profile)
+    return module_of(compile_source(source_from(text), options))
 
 
 class Twin:
     """A decoder compiled, beside its networks with equal cores."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, target: Target = Target()) -> None:
         self.decoder = decoder
-        self.generator: Any = decoder.compile().AWeight()
-        self.generator.calibrate(1.0 / math.sqrt(decoder.columns))
+        self.target = target
+        self.generator: Any = decoder.layer(target).generator
         layer = read_program(decoder.text).layers[0]
         self.extents = None if layer.modes.axes is None else layer.modes.extents
         linear = all(s.activation is None or s.activation.is_identity for s in layer.stages)
@@ -148,7 +174,8 @@ class Twin:
             for place in places
         )
         self.parameters = parameters
-        self.upstream = torch.randn(decoder.rows, decoder.columns)
+        shape = (decoder.rows, decoder.columns)
+        self.upstream = torch.randn(shape, device=target.device, dtype=target.dtype)
 
     def forward(self) -> Tensor:
         """The weight, by the compiled module, without gradients."""
@@ -194,9 +221,10 @@ class Twin:
             WrongResultError: they differ.
         """
         made = weight(*self.leaves)
-        compare(made.detach(), self.results[0], VALUE_TOLERANCE, "the weight")
+        value, slope = TOLERANCES[self.target.dtype]
+        compare(made.detach(), self.results[0], value, "the weight")
         gradients = torch.autograd.grad(made, self.leaves, self.upstream)
-        compare(_flat(gradients), self.results[1], GRADIENT_TOLERANCE, "a gradient")
+        compare(_flat(gradients), self.results[1], slope, "a gradient")
 
 
 def compare(found: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:

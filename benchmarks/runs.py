@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.networks import WrongResultError
 from benchmarks.peers import UnavailableError
-from benchmarks.timing import Call, in_turns, wait_for_quiet
+from benchmarks.timing import Call, Clock, host_clock, in_turns, wait_for_quiet
 
 Apply = Callable[[Tensor], Tensor]
 Times = dict[str, dict[str, Any]]
@@ -24,13 +24,14 @@ class Run:
     quick: bool
     seed: int
     patience: float = 0.0  # seconds left to wait for other processes, in all
+    clock: Clock = host_clock
     _square: torch.Tensor = field(default_factory=lambda: torch.ones(256, 256))
 
     def turns(self, calls: Mapping[str, Call], rounds: int = 5, seconds: float = 0.5) -> Times:
         """The spread of each call, by its name, all measured in turns."""
         self.patience = wait_for_quiet(lambda: self._square @ self._square, self.patience)
         seconds, rounds = (0.002, 2) if self.quick else (seconds, rounds)
-        found = in_turns(list(calls.values()), seconds, rounds)
+        found = in_turns(list(calls.values()), seconds, rounds, self.clock)
         return {name: s.as_json() for name, s in zip(calls, found, strict=True)}
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 Call = Callable[[], object]
+# Seconds that one of so many calls takes, and whether nothing disturbed them.
+Clock = Callable[[Call, int], tuple[float, bool]]
 
 _TURN = 2e-3  # seconds that one turn of a call takes at least, by repeating it
 _MOST_ROUNDS = 40
@@ -51,7 +53,19 @@ def spread(times: Sequence[float], disturbed: bool = False) -> Spread:
     return Spread(median, low, high, len(times), disturbed)
 
 
-def in_turns(calls: Sequence[Call], seconds: float, rounds: int = 5) -> list[Spread]:
+def host_clock(call: Call, repeats: int) -> tuple[float, bool]:
+    """Seconds of a call, and whether no other process took a core meanwhile."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    seconds = (time.perf_counter() - begin) / repeats
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before
+
+
+def in_turns(
+    calls: Sequence[Call], seconds: float, rounds: int = 5, clock: Clock = host_clock
+) -> list[Spread]:
     """Time calls, A B C A B C and so on, for about so long each; at least some rounds.
 
     Where another process took a core meanwhile, as the system tells, a turn does not count,
@@ -62,9 +76,9 @@ def in_turns(calls: Sequence[Call], seconds: float, rounds: int = 5) -> list[Spr
     """
     repeats = []
     for call in calls:
-        least = _timed(call, 1)[0]
+        least = clock(call, 1)[0]
         if least < _SLOW:  # a slow call is in its stride at once, and costs much to repeat
-            least = min(_timed(call, 1)[0] for _ in range(3))
+            least = min(clock(call, 1)[0] for _ in range(3))
         repeats.append(max(1, math.ceil(_TURN / max(least, 1e-7))))
     times: list[list[tuple[float, bool]]] = [[] for _ in calls]
     begin = time.perf_counter()
@@ -74,7 +88,7 @@ def in_turns(calls: Sequence[Call], seconds: float, rounds: int = 5) -> list[Spr
         if number >= rounds and gone > (seconds if enough else 3 * seconds):
             break
         for call, count, found in zip(calls, repeats, times, strict=True):
-            found.append(_timed(call, count))
+            found.append(clock(call, count))
     return [_undisturbed(found, rounds) for found in times]
 
 
@@ -84,20 +98,10 @@ def _undisturbed(times: Sequence[tuple[float, bool]], rounds: int) -> Spread:
     return spread([seconds for seconds, _ in times] if disturbed else kept, disturbed)
 
 
-def _timed(call: Call, repeats: int) -> tuple[float, bool]:
-    """Seconds of a call, and whether no other process took a core meanwhile."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    seconds = (time.perf_counter() - begin) / repeats
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before
-
-
 def wait_for_quiet(call: Call, patience: float) -> float:
     """Wait until a call runs undisturbed five times in a row; the seconds of patience left."""
     begin = time.perf_counter()
-    while not all(_timed(call, 4)[1] for _ in range(5)):
+    while not all(host_clock(call, 4)[1] for _ in range(5)):
         if time.perf_counter() - begin > patience:
             return 0.0
         time.sleep(0.1)

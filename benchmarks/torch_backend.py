@@ -25,7 +25,7 @@ from benchmarks.convolutions import convolution_rows
 from benchmarks.factorised import factorised_rows
 from benchmarks.families import MOST_BYTES, drawn, drawn_row, grown_rows
 from benchmarks.generate import decoders, generate_row
-from benchmarks.goals import goals
+from benchmarks.goals import goals, print_goals
 from benchmarks.layers import Layers, apply_rows, step_row
 from benchmarks.memory import ROOT
 from benchmarks.peers import versions
@@ -95,16 +95,6 @@ def again(data: dict[str, Any], parts: Sequence[str]) -> None:
         data |= PARTS[part](run)
     data["goals"] = [goal.as_json() for goal in goals(data)]
     data["again"] = {"parts": list(parts), "seconds": time.perf_counter() - begin}
-
-
-def print_goals(data: dict[str, Any]) -> None:
-    """A line for each goal."""
-    for goal in data["goals"]:
-        found = "-" if goal["measured"] is None else f"{goal['measured']:.3g}"
-        bound = f"{'>=' if goal['least'] else '<='} {goal['limit']:g}"
-        print(f"{goal['what']}: {found} (goal {bound}): {goal['verdict']}  {goal['note']}")
-    met = sum(goal["met"] for goal in data["goals"])
-    print(f"{met} of {len(data['goals'])} goals are met; all of it took {data['seconds']:.0f} s")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import families, generate, peers, plan, torch_backend
+from benchmarks.device import Lab
 from benchmarks.families import drawn
 from benchmarks.generate import decoders, generate_row
 from benchmarks.goals import Goal
+from benchmarks.gpu_goals import gpu_goals
 from benchmarks.memory import ROOT, training_memory
 from benchmarks.networks import Contraction, Decoder, Network
 from benchmarks.networks import Path as Pairs
@@ -88,6 +93,93 @@ def test_the_torch_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     page.unlink()
     torch_backend.main(["--render", "-o", str(path), "--page", str(page)])
     assert page.read_text("utf-8") == text
+
+
+def run_gpu(path: Path, interpret: str) -> str:
+    """The benchmark of kernels in a process of its own: Triton reads the variable when it loads."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "-o", str(path)]
+    own = {"TRITON_INTERPRET": interpret, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **own}
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def test_the_gpu_benchmark_in_the_interpreter(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="its kernels need Triton")
+    path = tmp_path / "results" / "gpu.json"
+    told = run_gpu(path, "1")
+    data = json.loads(path.read_text("utf-8"))
+    assert "goals are met; all of it took" in told
+    assert data["machine"]["device"] == "interpreter"
+    assert not {"node", "host", "hostname"} & set(data["machine"])
+    assert data["failures"] == []
+    for name in ("check", "generate", "step", "apply"):
+        assert len(data[name]) == data["planned"][name] > 0
+    for row in data["check"]:
+        errors = row["errors"]
+        assert set(errors) == set(row["golden_errors"]) == {"triton", "torch"}
+        assert set(errors["triton"]) == set(errors["torch"]) >= {"out", "root"}
+        # Looser than the goal: an error of a few roundings is a matter of luck on small cases.
+        assert row["ratio"] == max(row["ratios"].values()) < 8
+    assert len({row["precision"] for row in data["check"]}) == 5
+    ways = {"triton", "torch", "torch.einsum", "opt_einsum"}
+    for row in data["generate"]:
+        assert row["agrees"]
+        assert set(row["peak_bytes"]) == ways
+        for part, floors in (
+            ("forward", {"torch.full"}),
+            ("both", {"torch.full", "torch.sum"}),
+            ("backward", {"torch.sum"}),
+        ):
+            assert set(row[part]) == {"device", "eager"}
+            for times in row[part].values():
+                assert set(times) == ways | floors
+                assert all(set(s) == SPREAD for s in times.values())
+    modes = {f"triton, {mode}" for mode in ("materialised", "tile by tile", "contracted")}
+    for row in data["apply"]:
+        assert row["failed"] == []
+        for part in ("forward", "training"):
+            assert set(row[part]["device"]) == {"dense", "triton", "torch"} | modes
+    for row in data["step"]:
+        assert set(row["peak_bytes"]) == {"dense", "triton", "torch"}
+    for goal in data["goals"]:
+        assert goal["measured"] is not None
+        assert goal["verdict"] in told
+
+
+def test_the_gpu_benchmark_without_a_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.json"
+    assert run_gpu(path, "0").startswith("the benchmark of kernels is skipped: ")
+    assert not path.exists()
+
+
+def test_a_gpu_benchmark_that_fails_or_is_late() -> None:
+    lab = Lab(True, "cpu", "a machine", runs={"device": Run(True, 0)})
+
+    def broken() -> None:
+        raise torch.OutOfMemoryError("no room\nfor this")
+
+    times = lab.turns("it", {"broken": broken, "right": lambda: None})
+    assert set(times["device"]) == {"right"}
+    assert not lab.late("this")
+    lab.quick, lab.compile_seconds = False, 1e-9
+    assert lab.may_compile("this")
+    with lab.compiling():
+        pass
+    assert not lab.may_compile("one more")
+    lab.deadline = 0.0
+    assert lab.late("that")
+    assert [tuple(f.values()) for f in lab.failures] == [
+        ("it, broken", "OutOfMemoryError: no room"),
+        ("one more", "left out: torch.compile has taken its share of the time"),
+        ("that", "left out: no time was left"),
+    ]
+    row = {"decoder": "TTN(5)", "activation": "elu", "dtype": "float32", "weight_bytes": 4}
+    row |= {"agrees": False, "peak_bytes": {}, "forward": {}, "both": {}, "backward": {}}
+    data = {"parts": ["generate"], "planned": {"generate": 2}, "generate": [row]}
+    verdicts = [(g.verdict, g.note) for g in gpu_goals(data)]
+    assert verdicts[0] == ("missed by 50 %", "1 of 2")
+    assert verdicts[1:4] == [("not measured", "wrong results")] * 3
 
 
 def test_the_decoders_are_those_of_the_example() -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from jinja2 import Environment
-
 from tncompile.emit import ModuleProgram, environment, text
 from tncompile.plan.timed import Measurement, Work
 
@@ -26,7 +24,7 @@ class TorchBackend:
 
     def render(self, program: ModuleProgram) -> str:
         """The text of a standalone module."""
-        return render(environment(__name__), program)
+        return render((__name__,), program)
 
     def measure(
         self,
@@ -41,18 +39,22 @@ class TorchBackend:
         return measure(works, device, seconds, progress)
 
 
-def render(templates: Environment, program: ModuleProgram, **more: object) -> str:
-    """The text of a module by these templates, which see `more` besides its view.
+def render(packages: Sequence[str], program: ModuleProgram, **more: object) -> str:
+    """The text of a module by the templates of packages, which see `more` besides its view.
 
     Templates called `more_….py.jinja`, of which there are none here, add to it.
     """
-    rendered: str = templates.get_template("module.py.jinja").render(
-        module=module_view(program),
-        code=text.code,
-        call=text.call,
-        define=text.define,
-        unpack=text.unpack,
-        **more,
+    rendered: str = (
+        environment(*packages)
+        .get_template("module.py.jinja")
+        .render(
+            module=module_view(program),
+            code=text.code,
+            call=text.call,
+            define=text.define,
+            unpack=text.unpack,
+            **more,
+        )
     )
     # Layers without a bias may need no square root.
     return rendered if "math." in rendered else rendered.replace("import math\n", "", 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tncompile.emit import ModuleProgram, environment, text
+from tncompile.emit import ModuleProgram, text
 from tncompile.plan.timed import Measurement, Work
 
 from .. import torch as plain
@@ -26,7 +26,7 @@ class TritonBackend:
         """The text of a standalone module."""
         kernels = {layer.layer.name: layer_kernels(layer) for layer in program.layers}
         return plain.render(
-            environment(__name__, plain.__name__),
+            (__name__, plain.__name__),
             program,
             layer_kernels=kernels,
             chips=chips_view([k for k in kernels.values() if not k.reason]),

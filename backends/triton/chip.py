@@ -15,7 +15,6 @@ from tncompile.emit.stage import identifier
 from tncompile.emit.text import commented
 from tncompile.graph.ir import Parameter
 from tncompile.plan.kernels import ChipStage
-from tncompile.plan.onchip import is_dot
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -43,12 +42,16 @@ _WIDTH = 100 - 8  # of a line in a loop of a kernel
 
 @dataclass
 class Chip:
-    """Writes the steps of a stage; `ranges` are the numbers of entries that lines speak of."""
+    """Writes the steps of a stage; `ranges` are the numbers of entries that lines speak of.
+
+    With `again` values are made a second time, from cores that are read a second time.
+    """
 
     chip: ChipStage
     parameters: dict[str, Parameter]
     ranges: set[int] = field(default_factory=set)
     names: dict[Ref, str] = field(default_factory=dict)
+    again: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -104,13 +107,9 @@ class Chip:
                 case Kron():
                     code = f"_tile_kron({given[0]}, {given[1]}, {self._kron_sizes(step)})"
                 case Apply():
-                    code = (
-                        f"{_function('_tile_apply', step)}{given[0]}, {given[1]}, {_sizes(step)})"
-                    )
+                    code = f"_tile_apply(DOT, {given[0]}, {given[1]}, {_sizes(step)})"
                 case Contract():
-                    code = (
-                        f"{_function('_tile_contract', step)}{', '.join(self._contracted(step))})"
-                    )
+                    code = f"_tile_contract(DOT, {', '.join(self._contracted(step))})"
                 case Rearrange():
                     code = arranged(given[0], step.arrangement, step.shape)
                 case _:
@@ -120,17 +119,18 @@ class Chip:
     def load(self, ref: Ref) -> Iterator[str]:
         """A core or the incoming state, read from memory, or a constant."""
         step, name = self.steps[ref], self.name(ref)
+        again = ", volatile=True" if self.again else ""  # otherwise the first value is kept
         match step:
             case State():
                 found = self.at((self.chip.tile.state,))
-                code = f"tl.load(state_ptr + {found.offset})"
+                code = f"tl.load(state_ptr + {found.offset}{again})"
             case CoreMatrix() | CoreTensor():
                 core = self.chip.stage.cores[step.core]
                 assert core.parameter is not None
                 found = self.at(self.dimensions(ref), self.chip.tile.offsets[step.core])
                 pointer = pointer_name(self.parameters[core.parameter])
                 mask = f", mask={found.mask}, other=0.0" if found.mask else ""
-                code = f"tl.load({pointer} + {found.offset}{mask}).to({COMPUTE})"
+                code = f"tl.load({pointer} + {found.offset}{mask}{again}).to({COMPUTE})"
             case Identity():
                 self.ranges.add(step.size)
                 code = f"(r{step.size}[:, None] == r{step.size}[None, :]).to({COMPUTE})"
@@ -161,12 +161,11 @@ class Chip:
         return ", ".join(str(n) for r in (step.left, step.right) for n in self.steps[r].shape)
 
     def _contracted(self, step: Contract) -> tuple[str, str]:
-        """Both operands as the matrices of a product, batched unless it is one dot."""
-        lead = () if _is_dot(step) else (step.batch,)
+        """Both operands as the matrices of a batched product."""
         left, right = self.names[step.left], self.names[step.right]
         return (
-            arranged(left, step.left_arrangement, (*lead, step.rows, step.inner)),
-            arranged(right, step.right_arrangement, (*lead, step.inner, step.columns)),
+            arranged(left, step.left_arrangement, (step.batch, step.rows, step.inner)),
+            arranged(right, step.right_arrangement, (step.batch, step.inner, step.columns)),
         )
 
 
@@ -197,16 +196,16 @@ class Pull:
         match step:
             case Apply():
                 matrix, state, sizes = names[step.matrix], names[step.operand], _sizes(step)
-                code = f"{_function('_tile_environment', step)}{g}, {state}, {sizes})"
+                code = f"_tile_environment(DOT, {g}, {state}, {sizes})"
                 yield step.matrix, code, f"dK = dY X^T, the environment of {matrix}"
-                code = f"{_function('_tile_pull', step)}{matrix}, {g}, {sizes})"
+                code = f"_tile_pull(DOT, {matrix}, {g}, {sizes})"
                 yield step.operand, code, f"dX = K^T dY, the adjoint of {state}"
             case Kron():
                 sizes = self.chip._kron_sizes(step)
                 left, right = names[step.left], names[step.right]
-                code = f"_tile_kron_left({g}, {right}, {sizes})"
+                code = f"_tile_kron_left(DOT, {g}, {right}, {sizes})"
                 yield step.left, code, "dA[a, b] = sum of dK[ac, bd] C[c, d]"
-                code = f"_tile_kron_right({g}, {left}, {sizes})"
+                code = f"_tile_kron_right(DOT, {g}, {left}, {sizes})"
                 yield step.right, code, "dC[c, d] = sum of dK[ac, bd] A[a, b]"
             case Contract():
                 yield from self._contract(g, step)
@@ -217,11 +216,10 @@ class Pull:
 
     def _contract(self, g: str, step: Contract) -> Iterator[tuple[Ref, str, str]]:
         a, b = self.chip._contracted(step)
-        lead = () if _is_dot(step) else (step.batch,)
-        dy = f"tl.reshape({g}, {(*lead, step.rows, step.columns)})"
-        code = f"{_function('_tile_contract_left', step)}{dy}, {b})"
+        dy = f"tl.reshape({g}, {(step.batch, step.rows, step.columns)})"
+        code = f"_tile_contract_left(DOT, {dy}, {b})"
         yield step.left, _back(code, step.left_arrangement), "dA = dY B^T"
-        code = f"{_function('_tile_contract_right', step)}{a}, {dy})"
+        code = f"_tile_contract_right(DOT, {a}, {dy})"
         yield step.right, _back(code, step.right_arrangement), "dB = A^T dY"
 
 
@@ -242,17 +240,6 @@ def _back(gradient: str, arrangement: Arrangement) -> str:
     sizes = tuple(arrangement.view[axis] for axis in axes)
     back = tuple(axes.index(k) for k in range(len(axes)))
     return f"tl.permute(tl.reshape({gradient}, {sizes}), {back})"
-
-
-def _is_dot(step: Apply | Contract) -> bool:
-    if isinstance(step, Apply):
-        return is_dot(1, step.outer, step.inner, step.left * step.right)
-    return is_dot(step.batch, step.rows, step.inner, step.columns)
-
-
-def _function(name: str, step: Apply | Contract) -> str:
-    """The function that multiplies, and its first argument where it uses the matrix units."""
-    return f"{name}_dot(DOT, " if _is_dot(step) else f"{name}("
 
 
 def _sizes(step: Apply) -> str:

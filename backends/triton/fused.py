@@ -18,7 +18,7 @@ from tncompile.plan.tiles import Place
 from .addresses import Address, times
 from .chip import COMPUTE, Chip, Pull
 from .kernels import KernelView, LayerKernels
-from .readout import Sums, digit_lines, leg_axis, read_again
+from .readout import Sums, after_tiles, digit_lines, leg_axis, needed_first, read_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,9 @@ class Fused:
         body = ["program = tl.program_id(0)"]
         body += digit_lines(writer.chip.tile.digits(Place.GRID), "program")
         refs = writer.placed(Place.GRID)
-        return [*body, *writer.run(read_again(writer, refs) if again else refs)]
+        if again:
+            refs = needed_first(writer, refs, writer.placed(Place.LOOP))
+        return [*body, *writer.run(refs)]
 
     def _tiles(self, writer: Chip, lines: Sequence[str], again: bool = False) -> list[str]:
         """Lines for each tile of a program, which is told how many it has, and where it begins.
@@ -295,8 +297,7 @@ class Fused:
         inner += sums.add(before)
         body = [*begin, *sums.begin(), *self._tiles(writer, inner, again=True)]
         sums.end()
-        body += pull.run(before)
-        body += sums.store()
+        body += after_tiles(writer, sums, before, again=True)
         title = "Gradients of the last layer's cores and of the state, summed over tiles."
         pointers = self._pointers("input_ptr", "gradient_ptr", "partial_ptr")
         return self._view("fused_adjoint", title, pointers, body, writer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tncompile.plan.schedule import (
@@ -11,6 +11,7 @@ from tncompile.plan.schedule import (
     CoreTensor,
     Ref,
     State,
+    Step,
     needed_values,
     operands,
 )
@@ -75,11 +76,12 @@ class Readout:
         body += self._digits(Place.GRID)
         writer.name_all()
         before, inside = writer.placed(Place.GRID), writer.placed(Place.LOOP)
-        body += writer.run(read_again(writer, before))
+        body += writer.run(needed_first(writer, before, inside))
         lines, where = self._where(writer)
-        inner = [*self._digits(Place.LOOP), *writer.run(read_again(writer, inside)), *lines]
         mask = f", mask={where.mask}, other=0.0" if where.mask else ""
+        inner = [*self._digits(Place.LOOP), *lines]  # the gradient comes while other steps run
         inner += [f"g = tl.load(gradient_ptr + {where.offset}{mask}).to({COMPUTE})"]
+        inner += writer.run(read_again(writer, inside))
         pull = Pull(writer)
         sums = Sums(kernels, writer, pull)
         if plan.loops > 1:
@@ -88,8 +90,7 @@ class Readout:
             body += sums.begin()
         body += self._looped(inner)
         sums.end()
-        body += pull.run(before)
-        body += sums.store()
+        body += after_tiles(writer, sums, before, again=plan.loops > 1)
         return kernels.view(
             "readout_adjoint",
             "Gradients of the last layer, summed over the tiles of a program.",
@@ -174,6 +175,42 @@ class Readout:
         )
 
 
+def needed_first(writer: Chip, before: Sequence[Ref], inside: Sequence[Ref]) -> list[Ref]:
+    """The steps before a loop that it reads, or an adjoint where there is none."""
+    if not inside:
+        return read_again(writer, before)
+    given = {operand for ref in inside for operand in operands(writer.steps[ref])}
+    wanted = _ancestors(writer.steps, given)
+    return [ref for ref in before if ref in wanted]
+
+
+def after_tiles(writer: Chip, sums: Sums, before: Sequence[Ref], again: bool) -> Iterator[str]:
+    """Lines after all tiles: adjoints of what stayed the same, and all that is written.
+
+    Where there was a loop, values that they read are made `again` just before, not to be held
+    during the loop; gradients of cores are written as soon as they are there.
+    """
+    steps, needed = writer.steps, needed_values(writer.steps)
+    made = set() if again else {*range(len(steps))}
+    writer.again = again
+    later = {operand for ref in before for operand in operands(steps[ref])}
+    yield from sums.store([ref for ref in range(len(steps)) if ref not in later])
+    for ref in reversed(before):
+        wanted = sorted(_ancestors(steps, needed & {*operands(steps[ref])}) - made)
+        made |= {*wanted}
+        yield from writer.run(wanted)
+        yield from sums.pull.run([ref])
+        yield from sums.store(operands(steps[ref]))
+
+
+def _ancestors(steps: Sequence[Step], refs: Iterable[Ref]) -> set[Ref]:
+    """These values and all that they are made of."""
+    found = {*refs}
+    for ref in range(len(steps) - 1, -1, -1):
+        found |= {*operands(steps[ref])} if ref in found else set()
+    return found
+
+
 def leg_axis(leg: Leg, stride: int) -> Axis:
     """A leg as an axis of the weight."""
     digit = leg.digit if leg.count > 1 else None
@@ -234,12 +271,13 @@ class Sums:
         """After the loop the sums are the gradients."""
         self.pull.gradients |= {ref: name for ref, (name, _) in self.found.items()}
 
-    def store(self) -> Iterator[str]:
-        """Lines that write all sums."""
+    def store(self, refs: Iterable[Ref]) -> Iterator[str]:
+        """Lines that write the sums of what the program has read, of these values."""
         chip, layout = self.writer.chip, self.kernels.layout
         regions = {region.parameter.name: region for region in layout.sums}
         before = occurrences(chip)
-        for ref, step in enumerate(self.writer.steps):
+        for ref in refs:
+            step = self.writer.steps[ref]
             if isinstance(step, State):
                 found = self.writer.at(self.writer.dimensions(ref), layout.state)
                 value = flat(self.writer, ref, self.pull.gradients[ref])[0]

@@ -190,9 +190,7 @@ class ChipsView:
     batch: int
 
     any: bool
-    dots: bool
     contractions: bool
-    contract_dots: bool
     functions: frozenset[str]
     oldest: str
     newest: str
@@ -210,9 +208,7 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
         fused=bool(applied),
         batch=BATCH,
         any=bool(views),
-        dots="_tile_apply_dot(" in text,
         contractions="_tile_contract" in text,
-        contract_dots="_tile_contract_dot(" in text,
         functions=frozenset(name for name in WRITTEN_OUT if f"_{name}(" in text),
         oldest=OLDEST,
         newest=NEWEST,

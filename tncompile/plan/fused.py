@@ -22,7 +22,7 @@ from tncompile.plan.kernels import (
     plan_kernels,
     weight_legs,
 )
-from tncompile.plan.onchip import LEAST_DOT, chip_schedule, step_cost
+from tncompile.plan.onchip import LEAST_SUM, chip_schedule, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.schedule import operands
 from tncompile.plan.tiles import Leg, Place, held, padded, tile
@@ -87,8 +87,8 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     legs = weight_legs(layer)
     rows = tuple(leg for leg, axis in zip(legs, layer.modes.axes, strict=True) if axis == 0)
     columns = tuple(leg for leg, axis in zip(legs, layer.modes.axes, strict=True) if axis > 0)
-    if min(math.prod(i.size for i in side) for side in (rows, columns)) < LEAST_DOT:
-        return f"its weight has fewer than {LEAST_DOT} rows or columns"
+    if min(math.prod(i.size for i in side) for side in (rows, columns)) < LEAST_SUM:
+        return f"its weight has fewer than {LEAST_SUM} rows or columns"
     outputs = _tiles(layer, rows, columns, sums=True)
     inputs = None
     if not isinstance(target, Convolution):
@@ -126,7 +126,7 @@ def _tiles(
             leg = Leg(index, leg.block, place, f"d{number}")
         legs.append(leg)
     for side in (fixed, looped):
-        if math.prod(blocks[i.name] for i in side) < LEAST_DOT:
+        if math.prod(blocks[i.name] for i in side) < LEAST_SUM:
             return "its modes make no tiles that matrix units take"
     found = tile(layer.stages[-1], legs)
     schedule = chip_schedule(found)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
 from tncompile.plan.onchip import (
-    LARGEST_PRODUCTS,
+    LARGEST_OPERAND,
     LARGEST_VALUE,
     ChipSchedule,
     chip_schedule,
@@ -30,7 +30,6 @@ TILE = 2**12
 PROGRAMS = 2**8
 # Entries that a core may have in all where its gradients are summed over a loop in registers.
 LARGEST_SUMMED = 2**11
-_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +112,9 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
 
 
 def _warps(schedule: ChipSchedule) -> int:
-    """Warps of a program, for 32 entries of the largest products to each thread."""
-    wanted = schedule.largest_products // (32 * _THREADS)
-    return min(max(padded(max(wanted, 1)), 1), 16)
+    """Warps of a program: eight where a step makes 4096 entries or reads as many."""
+    most = max(schedule.largest_value, schedule.largest_operand)
+    return 8 if most >= 2**12 else 4
 
 
 def _readout(layer: Layer) -> ChipStage | str:
@@ -140,7 +139,7 @@ def too_large(stage: Stage, schedule: ChipSchedule) -> str:
     """Why no program holds a stage, in words."""
     count, most, what = schedule.largest_value, LARGEST_VALUE, "entries"
     if count <= most:
-        count, most, what = schedule.largest_products, LARGEST_PRODUCTS, "products"
+        count, most, what = schedule.largest_operand, LARGEST_OPERAND, "entries in a product"
     return (
         f"stage {stage.number} has {count} {what} at a time, more than the {most} that one GPU"
         " program holds"

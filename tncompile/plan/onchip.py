@@ -1,11 +1,10 @@
 """The steps of one tile on chip: windows of wires, each one product of two matrices.
 
 Enters: a `Tile`. Leaves: a `ChipSchedule`: steps as everywhere in the planner, with sizes that
-are powers of two, whose values live in the registers of one GPU program. Large products are such
-that matrix units take them; small ones are sums of products entry by entry. The row of wires is
-swept from either side, in blocks chosen by dynamic programming over their cuts, where what
-depends on a loop counts as often as it is done. Networks that are no rows of wires follow a
-contraction tree.
+are powers of two, whose values live in the registers of one GPU program. Each is a product of two
+matrices, or makes one of two others. The row of wires is swept from either side, in blocks
+chosen by dynamic programming over their cuts, where what depends on a loop counts as often as it
+is done. Networks that are no rows of wires follow a contraction tree.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Index
+from tncompile.plan.cuts import single_sections, window_schedule
 from tncompile.plan.profile import CLASSES, Profile
 from tncompile.plan.rows import Row, act
 from tncompile.plan.schedule import (
@@ -32,15 +32,13 @@ from tncompile.plan.windows import Builder
 from tncompile.plan.work import Machine
 
 # Entries of the largest value that a program may hold, as many as 64 KiB of registers or shared
-# memory hold in float32; and of the products that one step may make entry by entry before it
-# sums them: a compiler may put many of these into one thread.
+# memory hold in float32; and of the larger operand of a product, filled up with zeros.
 LARGEST_VALUE = 2**14
-LARGEST_PRODUCTS = 2**13
-# Sides of the smallest matrix product that goes to the matrix units.
-LEAST_DOT = 16
+LARGEST_OPERAND = 2**13
+# The least length of the sums of a product; shorter ones are filled up with zeros.
+LEAST_SUM = 16
 # What a step costs besides its multiplications, in multiplications: its operands change places
-# between the threads of a program. Products entry by entry cost more than those of matrices,
-# whose operands are read in blocks.
+# between the threads of a program.
 _STEP = 2**14
 _ENTRYWISE = 8
 
@@ -81,27 +79,23 @@ class ChipSchedule:
         return max(math.prod(step.shape) for step in self.steps)
 
     @property
-    def largest_products(self) -> int:
-        """Entries of the most products that one step makes before it sums them."""
-        return max(map(products, self.steps))
+    def largest_operand(self) -> int:
+        """Entries of the largest operand of a product."""
+        return max((product_operand(step) for step in self.steps), default=0)
 
     @property
     def fits(self) -> bool:
         """Whether a program can hold it."""
-        return self.largest_value <= LARGEST_VALUE and self.largest_products <= LARGEST_PRODUCTS
+        return self.largest_value <= LARGEST_VALUE and self.largest_operand <= LARGEST_OPERAND
 
 
-def is_dot(batch: int, rows: int, inner: int, columns: int) -> bool:
-    """Whether a product is one for the matrix units."""
-    return batch == 1 and min(rows, inner, columns) >= LEAST_DOT
-
-
-def products(step: Step) -> int:
-    """Entries of the products that a step makes before it sums them; its entries otherwise."""
+def product_operand(step: Step) -> int:
+    """Entries of the larger operand of a product, filled up; of no product none."""
     shape = product_shape(step)
-    if shape is None or is_dot(*shape):
-        return math.prod(step.shape)
-    return math.prod(shape)
+    if shape is None:
+        return 0
+    batch, rows, inner, columns = shape
+    return batch * max(inner, LEAST_SUM) * max(rows, columns)
 
 
 def product_shape(step: Step) -> tuple[int, int, int, int] | None:
@@ -123,8 +117,11 @@ def chip_schedule(tile: Tile) -> ChipSchedule:
     if row is not None:
         found = (_Sweep(tile, row, way).best() for way in (_LEFT, _RIGHT))
         ways = [way for way in found if way is not None]
-    if not ways and len(tile.stage.cores) <= _MOST_SEARCHED:
+    if not ways and (row is None or len(tile.stage.cores) <= _MOST_SEARCHED):
         ways = [_tree(tile)]
+    elif not ways and row is not None:
+        steps = window_schedule(tile.stage, single_sections(row)).steps
+        ways = [_placed(tile, steps)]
     return min(ways, key=lambda way: _cost(tile, way))
 
 
@@ -146,8 +143,8 @@ def step_cost(step: Step) -> float:
     shape = product_shape(step)
     if shape is None:
         return math.prod(step.shape) * _ENTRYWISE + _STEP
-    count = math.prod(shape)
-    return (count if is_dot(*shape) else count * _ENTRYWISE) + _STEP
+    batch, rows, inner, columns = shape
+    return batch * rows * max(inner, LEAST_SUM) * columns + _STEP
 
 
 def _placed(tile: Tile, steps: Sequence[Step]) -> ChipSchedule:
