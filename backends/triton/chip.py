@@ -102,13 +102,9 @@ class Chip:
                 case Kron():
                     code = f"_tile_kron({given[0]}, {given[1]}, {self._kron_sizes(step)})"
                 case Apply():
-                    code = (
-                        f"_tile_apply(DOT, {given[0]}, {given[1]}, {_sizes(step)})"
-                    )
+                    code = f"_tile_apply(DOT, {given[0]}, {given[1]}, {_sizes(step)})"
                 case Contract():
-                    code = (
-                        f"_tile_contract(DOT, {', '.join(self._contracted(step))})"
-                    )
+                    code = f"_tile_contract(DOT, {', '.join(self._contracted(step))})"
                 case Rearrange():
                     code = arranged(given[0], step.arrangement, step.shape)
                 case _:

@@ -9,9 +9,11 @@ what does not depend on it, and the rest make the grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
+from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, footprint
 from tncompile.plan.onchip import LARGEST_VALUE, ChipSchedule, chip_schedule
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile, whole_tile
@@ -52,8 +54,17 @@ class KernelPlan:
     layer: Layer
     trunk: tuple[ChipStage, ...]
     readout: ChipStage
-    trunk_warps: int
-    readout_warps: int
+    footprints: Mapping[Kernel, Footprint]
+
+    @property
+    def trunk_warps(self) -> int:
+        """Warps of the program of the hidden stages, and of its adjoint."""
+        return self.footprints[Kernel.TRUNK].warps
+
+    @property
+    def readout_warps(self) -> int:
+        """Warps of a program of the readout, and of its adjoint."""
+        return self.footprints[Kernel.READOUT].warps
 
     @property
     def programs(self) -> int:
@@ -82,19 +93,22 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
     readout = _readout(layer)
     if isinstance(readout, str):
         return readout
+    hidden = tuple(s.schedule for s in trunk)
     return KernelPlan(
         layer=layer,
         trunk=tuple(trunk),
         readout=readout,
-        trunk_warps=max((_warps(s.schedule) for s in trunk), default=4),
-        readout_warps=_warps(readout.schedule),
+        footprints={
+            kernel: _footprint(kernel, hidden if kernel.hidden else (readout.schedule,))
+            for kernel in Kernel
+        },
     )
 
 
-def _warps(schedule: ChipSchedule) -> int:
-    """Warps of a program: eight where a step makes 4096 entries or reads as many."""
-    most = max(schedule.largest_value, schedule.largest_operand)
-    return 8 if most >= 2**12 else 4
+def _footprint(kernel: Kernel, schedules: Sequence[ChipSchedule]) -> Footprint:
+    """What a kernel takes, with eight warps where a step makes or reads 4096 entries."""
+    most = max((max(s.largest_value, s.largest_operand) for s in schedules), default=0)
+    return footprint(kernel, [s.steps for s in schedules], 8 if most >= 2**11 else 4)
 
 
 def _readout(layer: Layer) -> ChipStage | str:
@@ -107,8 +121,13 @@ def _readout(layer: Layer) -> ChipStage | str:
             break
         schedule = chip_schedule(found)
         if schedule.fits and operands(schedule.steps[-1]):
-            return ChipStage(found, schedule)
-        size //= 4
+            small = (
+                size < TILE
+                or _footprint(Kernel.READOUT_ADJOINT, (schedule,)).registers <= SAFE_REGISTERS
+            )
+            if small:
+                return ChipStage(found, schedule)
+        size //= 2
     return (
         f"no tile of the weight fits: stage {stage.number} has {schedule.largest_value} entries at"
         f" a time, more than the {LARGEST_VALUE} that one GPU program holds"
