@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
-from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, footprint
+from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, Steps, footprint
 from tncompile.plan.onchip import LARGEST_VALUE, ChipSchedule, chip_schedule
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile, whole_tile
@@ -21,11 +21,15 @@ from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile, whole_til
 # Entries of a tile of the weight: 16 KiB in float32, half that of the products that a mixer of
 # two wires makes of them.
 TILE = 2**12
+# A kernel whose tiles have fewer, of a larger weight, is slower than PyTorch code.
+LEAST_TILE = 2**8
 # Programs of the readout, for about two to each multiprocessor of a large GPU; each writes sums of
 # its own in the backward pass, so more of them would cost bandwidth.
 PROGRAMS = 2**8
 # Entries that a core may have in all where its gradients are summed over a loop in registers.
 LARGEST_SUMMED = 2**11
+# Entries of a value or an operand from which on a program has eight warps, not four.
+MANY = 2**11
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,31 +110,30 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
 
 
 def _footprint(kernel: Kernel, schedules: Sequence[ChipSchedule]) -> Footprint:
-    """What a kernel takes, with eight warps where a step makes or reads 4096 entries."""
+    """What a kernel takes, with eight warps where a step makes or reads many entries."""
     most = max((max(s.largest_value, s.largest_operand) for s in schedules), default=0)
-    return footprint(kernel, [s.steps for s in schedules], 8 if most >= 2**11 else 4)
+    loops = (tuple(place is Place.LOOP for place in s.places) for s in schedules)
+    stages = [Steps(s.steps, looped) for s, looped in zip(schedules, loops, strict=True)]
+    return footprint(kernel, stages, 8 if most >= MANY else 4)
 
 
 def _readout(layer: Layer) -> ChipStage | str:
     """The last stage in the largest tiles that fit; or why there are none."""
     stage = layer.stages[-1]
     size = TILE
-    while size >= 1:
+    while size >= LEAST_TILE:
         found = tile(stage, tile_legs(layer, size))
         if not found.stage.cores or not any(core.indices for core in found.stage.cores):
             break
         schedule = chip_schedule(found)
         if schedule.fits and operands(schedule.steps[-1]):
-            small = (
-                size < TILE
-                or _footprint(Kernel.READOUT_ADJOINT, (schedule,)).registers <= SAFE_REGISTERS
-            )
-            if small:
+            adjoint = _footprint(Kernel.READOUT_ADJOINT, (schedule,))
+            if adjoint.registers <= SAFE_REGISTERS:
                 return ChipStage(found, schedule)
         size //= 2
     return (
         f"no tile of the weight fits: stage {stage.number} has {schedule.largest_value} entries at"
-        f" a time, more than the {LARGEST_VALUE} that one GPU program holds"
+        " a time, or takes more registers than a thread of a GPU program has"
     )
 
 
