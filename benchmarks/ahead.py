@@ -106,7 +106,7 @@ class Kernels:
         self.layers = [layer_kernels(layer) for layer in program.layers]
 
     def cases(self) -> Iterator[Case]:
-        """Every kernel, and for each layer the sums over programs."""
+        """Every kernel of every layer that has some."""
         for view in self.layers:
             if view.plan is None:
                 continue

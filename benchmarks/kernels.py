@@ -86,7 +86,7 @@ def _measured(case: Case, architecture: int) -> dict[str, Any]:
 
 
 def _close(predicted: float, found: float) -> bool:
-    """Whether a prediction is as good as wanted; less than 4 KiB, or few registers, always."""
+    """Whether a prediction is as good as wanted."""
     return abs(predicted - found) <= TOLERANCE * found
 
 
