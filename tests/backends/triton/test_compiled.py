@@ -68,7 +68,8 @@ def test_a_large_layer(layers: dict[str, Kernels], architecture: int) -> None:
     assert read["global_loads_16_bytes"] > 0
     for kernel, predicted in found.values():
         assert kernel.registers == pytest.approx(predicted.registers, rel=0.2)
-        assert kernel.shared == pytest.approx(predicted.shared_bytes, rel=0.2)
+        if architecture >= 90:  # before, some layouts are converted through more shared memory
+            assert kernel.shared == pytest.approx(predicted.shared_bytes, rel=0.2)
 
 
 def test_all_kernels(layers: dict[str, Kernels]) -> None:
