@@ -14,14 +14,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tncompile.backends.triton.kernels import KernelView
-from tncompile.backends.triton.views import LayerView, layer_kernels
+from tncompile.backends.triton.views import layer_kernels
 
 from tncompile import driver
 from tncompile.emit import Header, load_backend, module_program
@@ -98,13 +100,13 @@ class Kernels:
         # A plan for another device is the same on chip; planning for the CPU is the default.
         planned = driver.plan_source(source, driver.Options(backend="triton", cache=False))
         program = module_program(planned.plan, Header("", "", "", ""))
-        path = folder / f"kernels_{abs(hash(source.text))}.py"
+        path = folder / f"kernels_{sha256(source.text.encode()).hexdigest()[:16]}.py"
         path.write_text(load_backend("triton").render(program), "utf-8")
         self.module = _imported(path)
         self.layers = [layer_kernels(layer) for layer in program.layers]
 
     def cases(self) -> Iterator[Case]:
-        """Every kernel, and for each layer the sums over programs."""
+        """Every kernel of every layer that has some."""
         for view in self.layers:
             if view.plan is None:
                 continue
@@ -164,31 +166,42 @@ def _processor_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-class _always_compiled:  # noqa: N801 - used as a function
+@contextmanager
+def _always_compiled() -> Iterator[None]:
     """No result of an earlier compilation is taken."""
+    import triton
 
-    def __enter__(self) -> None:
-        self.before = os.environ.get("TRITON_ALWAYS_COMPILE")
-        os.environ["TRITON_ALWAYS_COMPILE"] = "1"
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.always_compile = True
+        yield
 
-    def __exit__(self, *_: object) -> None:
-        if self.before is None:
-            del os.environ["TRITON_ALWAYS_COMPILE"]
-        else:
-            os.environ["TRITON_ALWAYS_COMPILE"] = self.before
+
+def versions() -> dict[str, str]:
+    """Those of Triton and of its `ptxas`."""
+    import triton
+
+    said = subprocess.run([_tool("ptxas"), "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"V([\d.]+)", said)
+    return {"triton": triton.__version__, "ptxas": found[1] if found else ""}
+
+
+def _tool(name: str) -> Path:
+    """A tool that Triton brings along."""
+    import triton
+
+    assert triton.__file__ is not None
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
 
 
 def _dumped(cubin: bytes) -> tuple[Mapping[str, int], str]:
     """What `cuobjdump` says of machine code."""
-    import triton
-
-    assert triton.__file__ is not None
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         usage, sass = (
-            subprocess.run([tool, option, file.name], capture_output=True, text=True).stdout
+            subprocess.run(
+                [_tool("cuobjdump"), option, file.name], capture_output=True, text=True
+            ).stdout
             for option in ("-res-usage", "-sass")
         )
     return {name: int(n) for name, n in re.findall(r"([A-Z]+):(\d+)", usage)}, sass
@@ -209,8 +222,3 @@ def _imported(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
-
-
-def layers_of(kernels: Kernels) -> list[LayerView]:
-    """The layers that have kernels."""
-    return [layer for layer in kernels.layers if layer.plan is not None]

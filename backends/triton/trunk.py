@@ -100,7 +100,8 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
 
 def _last_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:
     """The gradients of the last stage's cores, summed over the places where one is used."""
-    for region in kernels.layout.sums:
+    for number, region in enumerate(kernels.layout.sums):
+        value = f"sum{number}"  # a loop does not change what a name stands for
         size = region.parameter.size
         if not region.copies:  # a core that this half of a layer has none of
             continue
@@ -117,8 +118,8 @@ def _last_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:
             start = region.start + copy * size
             source = f"total_ptr + {start} + {at}" if start else f"total_ptr + {at}"
             code = f"tl.load({source}{mask}{', other=0.0' if mask else ''})"
-            yield f"{indent}value {'+=' if copy else '='} {code}"
-        yield f"{indent}tl.store({pointer} + {at}, value{mask})"
+            yield f"{indent}{value} {'+=' if copy else '='} {code}"
+        yield f"{indent}tl.store({pointer} + {at}, {value}{mask})"
 
 
 def _backward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> Iterator[str]:

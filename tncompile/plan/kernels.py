@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
-from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, footprint
+from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, Steps, footprint
 from tncompile.plan.onchip import (
     LARGEST_OPERAND,
     LARGEST_VALUE,
@@ -27,11 +27,15 @@ from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile, whole_til
 # Entries of a tile of the weight: 16 KiB in float32, half that of the products that a mixer of
 # two wires makes of them.
 TILE = 2**12
+# A kernel whose tiles have fewer, of a larger weight, is slower than PyTorch code.
+LEAST_TILE = 2**8
 # Programs of the readout, for about two to each multiprocessor of a large GPU; each writes sums of
 # its own in the backward pass, so more of them would cost bandwidth.
 PROGRAMS = 2**8
 # Entries that a core may have in all where its gradients are summed over a loop in registers.
 LARGEST_SUMMED = 2**11
+# Entries of a value or an operand from which on a program has eight warps, not four.
+MANY = 2**11
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +130,11 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
 
 
 def _footprint(kernel: Kernel, schedules: Sequence[ChipSchedule]) -> Footprint:
-    """What a kernel takes, with eight warps where a step makes or reads 4096 entries."""
+    """What a kernel takes, with eight warps where a step makes or reads many entries."""
     most = max((max(s.largest_value, s.largest_operand) for s in schedules), default=0)
-    return footprint(kernel, [s.steps for s in schedules], 8 if most >= 2**11 else 4)
+    loops = (tuple(place is Place.LOOP for place in s.places) for s in schedules)
+    stages = [Steps(s.steps, looped) for s, looped in zip(schedules, loops, strict=True)]
+    return footprint(kernel, stages, 8 if most >= MANY else 4)
 
 
 def _readout(layer: Layer) -> ChipStage | str:
@@ -136,7 +142,7 @@ def _readout(layer: Layer) -> ChipStage | str:
     stage = layer.stages[-1]
     reason = f"stage {stage.number} is a single tensor"
     size = TILE
-    while size >= 1:
+    while size >= LEAST_TILE:
         found = tile(stage, tile_legs(layer, size))
         if not any(core.indices for core in found.stage.cores):
             break
@@ -144,8 +150,12 @@ def _readout(layer: Layer) -> ChipStage | str:
         if not schedule.fits:
             reason = f"no tile of the weight fits: {too_large(stage, schedule)}"
         elif operands(schedule.steps[-1]):
-            held_on_chip = _footprint(Kernel.READOUT_ADJOINT, (schedule,)).registers
-            if size < TILE or held_on_chip <= SAFE_REGISTERS:
+            adjoint = _footprint(Kernel.READOUT_ADJOINT, (schedule,))
+            reason = (
+                f"no tile of the weight fits: stage {stage.number} takes {adjoint.registers}"
+                " registers of each thread"
+            )
+            if adjoint.registers <= SAFE_REGISTERS:
                 return ChipStage(found, schedule)
         size //= 2
     return reason

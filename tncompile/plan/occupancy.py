@@ -10,11 +10,11 @@ what `ptxas` and Triton report for the kernels of the examples (`python -m bench
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from tncompile.plan.schedule import Apply, Contract, Kron, Step
+from tncompile.plan.schedule import Apply, Contract, Kron, Step, operands
 
 # The least length of the sums of a product; shorter ones are filled up with zeros.
 LEAST_SUM = 16
@@ -22,7 +22,7 @@ LEAST_SUM = 16
 MOST_PARTS = 2**12
 # Registers that a thread can have, and as many as a plan may count on: predictions are not exact.
 MOST_REGISTERS = 255
-SAFE_REGISTERS = 225
+SAFE_REGISTERS = 238
 _THREADS = 32
 
 
@@ -57,18 +57,28 @@ class Product:
     def parts(self) -> Product:
         """The product as it is carried out: short sums filled up, long ones cut into parts."""
         inner = max(self.inner, LEAST_SUM)
-        if self.batch > 1 or inner == LEAST_SUM:
+        if inner == LEAST_SUM:
             return Product(self.batch, self.rows, inner, self.columns)
-        room = max(MOST_PARTS // (self.rows * self.columns), 1)
+        room = max(MOST_PARTS // (self.batch * self.rows * self.columns), 1)
         parts = min(inner // LEAST_SUM, room)
         if parts == 1:  # half after half
-            return Product(1, self.rows, inner // 2, self.columns)
-        return Product(parts, self.rows, inner // parts, self.columns)
+            return Product(self.batch, self.rows, inner // 2, self.columns)
+        return Product(self.batch * parts, self.rows, inner // parts, self.columns)
+
+    @property
+    def left(self) -> int:
+        """Entries of the left operand."""
+        return self.batch * self.inner * self.rows
+
+    @property
+    def right(self) -> int:
+        """Entries of the right operand."""
+        return self.batch * self.inner * self.columns
 
     @property
     def operands(self) -> int:
         """Entries of both operands."""
-        return self.batch * self.inner * (self.rows + self.columns)
+        return self.left + self.right
 
     def registers(self, warps: int) -> int:
         """Registers in which a thread holds its part of the operands and of the results."""
@@ -90,6 +100,14 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps, and which of them a program does for each tile of its loop."""
+
+    steps: tuple[Step, ...]
+    looped: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Footprint:
     """What each program of a kernel takes, as far as can be told before it is compiled.
 
@@ -101,25 +119,72 @@ class Footprint:
     shared_bytes: int
 
 
-def footprint(kernel: Kernel, stages: Iterable[Sequence[Step]], warps: int) -> Footprint:
-    """What a kernel takes that carries out these steps, in float32."""
-    found = [p.parts() for steps in stages for p in products(kernel, steps)]
+def footprint(kernel: Kernel, stages: Sequence[Steps], warps: int) -> Footprint:
+    """What a kernel takes that carries out these stages, in float32."""
+    found = [p.parts() for stage in stages for p in products(kernel, stage.steps)]
+    looped = any(any(stage.looped) for stage in stages)
     held = max((p.registers(warps) for p in found), default=0)
-    base, of_held, of_number = _REGISTERS[kernel]
+    values = max((math.prod(step.shape) for stage in stages for step in stage.steps), default=0)
+    result = math.prod(stages[-1].steps[-1].shape) if stages else 0
+    each = values if kernel.hidden else result
+    base, of_held, of_number, of_values = _REGISTERS[kernel, looped]
+    registers = base + of_held * held + of_number * len(found)
+    if any(isinstance(step, Contract) for stage in stages for step in stage.steps):
+        registers += _SCATTERED
     return Footprint(
         warps=warps,
-        registers=round(base + of_held * held + of_number * len(found)),
-        shared_bytes=max((4 * p.operands for p in found), default=0),
+        registers=round(registers + of_values * each / (warps * _THREADS)),
+        shared_bytes=max(
+            max((4 * p.operands for p in found), default=0),
+            4 * values,
+            _looped_bytes(kernel, stages[-1]) if looped else 0,
+        ),
     )
 
 
-# Registers besides, those for each that operands and results take, and for each product.
+# Registers besides, those for each that operands and results take, for each product, and for
+# each entry in a thread of the largest value, in kernels that loop and that do not.
 _REGISTERS = {
-    Kernel.TRUNK: (40.0, 0.5, 1.0),
-    Kernel.READOUT: (20.0, 1.0, 1.0),
-    Kernel.READOUT_ADJOINT: (20.0, 1.0, 1.0),
-    Kernel.TRUNK_ADJOINT: (40.0, 0.5, 1.0),
+    (Kernel.TRUNK, False): (20.0, 0.4, 3.0, 0.0),
+    (Kernel.READOUT, False): (0.0, 0.2, 7.0, 0.0),
+    (Kernel.READOUT, True): (20.0, 0.5, 2.5, 1.0),
+    (Kernel.READOUT_ADJOINT, False): (5.0, 0.0, 4.0, 0.0),
+    (Kernel.READOUT_ADJOINT, True): (32.0, 1.0, 0.75, 1.0),
+    (Kernel.TRUNK_ADJOINT, False): (32.0, 0.0, 2.5, 1.0),
 }
+# Registers for the addresses of tensors whose entries lie in no simple order.
+_SCATTERED = 40
+
+
+def _looped_bytes(kernel: Kernel, stage: Steps) -> int:
+    """Shared memory in a loop: operands that stay the same are kept there, others come and go.
+
+    A right operand that stays the same is one of the environment, too, a left one of the pull.
+    """
+    result = 4 * math.prod(stage.steps[-1].shape)
+    kept, passing = [0], [0]
+    for step, looped in zip(stage.steps, stage.looped, strict=True):
+        if not looped or not isinstance(step, Apply | Contract):
+            continue
+        own, environment, pull = (p.parts() for p in products(Kernel.READOUT_ADJOINT, (step,)))
+        left, right = (not stage.looped[ref] for ref in operands(step))
+        kept.append(4 * (own.left * left + own.right * right))
+        passing.append(4 * own.operands - kept[-1])
+        if kernel.backward:
+            more = 4 * (environment.right * right + pull.left * left)
+            passing[-1] = 4 * max(
+                environment.operands - environment.right * right, pull.operands - pull.left * left
+            )
+            if stage.steps[-1] is step:  # not made itself; its gradient is wanted in two orders
+                kept[-1] = result if environment.batch == 1 else 0
+            kept[-1] += more
+        elif stage.steps[-1] is step and own.rows > _STRAIGHT:
+            result = result * _STRAIGHT // own.rows
+    return sum(kept) + max(*passing, 0 if kernel.backward else result)
+
+
+# Rows of a last product from which on its result is stored with fewer moves between threads.
+_STRAIGHT = 64
 
 
 def products(kernel: Kernel, steps: Sequence[Step]) -> Iterator[Product]:

@@ -1,0 +1,141 @@
+"""What the GPU kernels of the examples take, compiled ahead of time: no GPU is needed.
+
+    python -m benchmarks.kernels [-o FILE] [--quick]
+
+Compiles every kernel of every example for three architectures in float32 and writes down the
+registers, the stack and the shared memory that `ptxas` and Triton report, next to what the
+planner predicted. Prints a table and writes a JSON file with every row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ahead import ARCHITECTURES, SHARED_LIMITS, Case, Kernels, compiled, versions
+from benchmarks.memory import ROOT
+from tncompile.driver import source_from
+from tncompile.plan.occupancy import MOST_REGISTERS
+
+TOLERANCE = 0.2  # of a prediction, relative to what is reported
+_EXAMPLES = ROOT / "examples"
+
+
+def benchmark(quick: bool) -> dict[str, Any]:
+    """Every kernel on every architecture, JSON-ready; lines are printed on the way."""
+    rows: list[dict[str, Any]] = []
+    seen: dict[tuple[str, int], dict[str, Any]] = {}
+    print(f"{'kernel':<44} {'arch':>4} {'registers':>12} {'stack':>5} {'shared':>14} {'s':>5}")
+    with tempfile.TemporaryDirectory() as folder:
+        for file in _files(quick):
+            for case in Kernels(source_from(file), Path(folder)).cases():
+                for architecture in ARCHITECTURES[1:2] if quick else ARCHITECTURES:
+                    key = _text(case), architecture
+                    if key not in seen:  # convolutions of one shape have the same kernels
+                        seen[key] = _measured(case, architecture)
+                    name = {"file": str(file.relative_to(ROOT)), "kernel": case.kernel}
+                    rows.append(name | seen[key])
+                    print(_line(rows[-1]), flush=True)
+    return {
+        "command": "python -m benchmarks.kernels" + (" --quick" if quick else ""),
+        "versions": versions(),
+        "kernels": rows,
+        "summary": _summary(rows),
+    }
+
+
+def _files(quick: bool) -> Iterator[Path]:
+    """The examples; those in folders that are copies of others are left out."""
+    if quick:
+        yield _EXAMPLES / "digits.tn"
+        return
+    texts = set()
+    for file in sorted(_EXAMPLES.rglob("*.tn")):
+        if file.read_text("utf-8") not in texts:
+            texts.add(file.read_text("utf-8"))
+            yield file
+
+
+def _text(case: Case) -> str:
+    """What a kernel says, without the names of its layer."""
+    return re.sub(case.layer, "", "\n".join((*case.view.arguments, *case.view.lines)))
+
+
+def _measured(case: Case, architecture: int) -> dict[str, Any]:
+    """A row: what a compiled kernel takes, and what was predicted."""
+    found = compiled(case, architecture)
+    per_entry = found.looped * 32 * found.warps / case.entries if case.entries else None
+    return {
+        "architecture": architecture,
+        "warps": found.warps,
+        "registers": found.registers,
+        "stack_bytes": found.stack,
+        "shared_bytes": found.shared,
+        "predicted": asdict(case.predicted),
+        "processor_seconds": found.seconds,
+        "instructions": found.instructions,
+        "instructions_per_entry": per_entry,
+        **found.counts(),
+    }
+
+
+def _close(predicted: float, found: float) -> bool:
+    """Whether a prediction is as good as wanted."""
+    return abs(predicted - found) <= TOLERANCE * found
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Spills, limits, and how many predictions hold."""
+
+    def registers(row: dict[str, Any]) -> bool:
+        wanted = min(row["predicted"]["registers"], MOST_REGISTERS)
+        return _close(wanted, row["registers"])
+
+    def shared(row: dict[str, Any]) -> bool:
+        return _close(row["predicted"]["shared_bytes"], row["shared_bytes"])
+
+    return {
+        "kernels": len(rows),
+        "with_stack": sum(row["stack_bytes"] > 0 for row in rows),
+        "beyond_shared_limit": sum(
+            row["shared_bytes"] > SHARED_LIMITS[row["architecture"]] for row in rows
+        ),
+        "most_seconds": max(row["processor_seconds"] for row in rows),
+        "registers_predicted": sum(map(registers, rows)) / len(rows),
+        "shared_predicted": sum(map(shared, rows)) / len(rows),
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A line of the table."""
+    predicted = row["predicted"]
+    return (
+        f"{row['kernel']:<44} {row['architecture']:>4}"
+        f" {row['registers']:>5} ({predicted['registers']:>4}) {row['stack_bytes']:>5}"
+        f" {row['shared_bytes']:>6} ({predicted['shared_bytes']:>5})"
+        f" {row['processor_seconds']:>5.1f}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    default = ROOT / "benchmarks" / "results" / "kernels-aot.json"
+    parser.add_argument("-o", "--output", type=Path, default=default)
+    parser.add_argument("--quick", action="store_true", help="one example, one architecture")
+    options = parser.parse_args(arguments)
+    data = benchmark(options.quick)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+    for name, value in data["summary"].items():
+        print(f"{name.replace('_', ' ')}: {value:.3g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Kernels compiled ahead of time for GPUs that need not be here: nothing spills, all fits."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.ahead import ARCHITECTURES, DTYPES, SHARED_LIMITS, Kernels, Resources, compiled
+from tncompile.driver import source_from
+from tncompile.plan.occupancy import (
+    MOST_REGISTERS,
+    SAFE_REGISTERS,
+    Footprint,
+    Kernel,
+    Product,
+    Steps,
+    footprint,
+)
+
+pytest.importorskip("triton", reason="Triton is not installed: no kernels are compiled")
+
+# A tree whose readout loops over tiles; mixers across blocks; a tree of legs of 3, filled up.
+LAYERS = {
+    "ttn": "layer n : Linear(256, 256) from TTN(latent = 3) { modes = fold(radix = 2) }",
+    "attn": "layer n : Linear(16, 16) from aTTN(latent = 2) { modes = fold(radix = 2) }",
+    "odd": "layer n : Linear(18, 18) from TTN(latent = 3) { modes = fold(radix = 3) }",
+    "large": "layer n : Linear(4096, 4096) from TTN(latent = 5) { modes = fold(radix = 2) }",
+}
+READOUT = ("readout", "readout_adjoint")
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernels]:
+    folder = tmp_path_factory.mktemp("kernels")
+    return {name: Kernels(source_from(text), folder) for name, text in LAYERS.items()}
+
+
+def taken(
+    kernels: Kernels,
+    architecture: int = 90,
+    only: tuple[str, ...] = (),
+    dtype: str = "float32",
+    dot: str = "ieee",
+) -> dict[str, tuple[Resources, Footprint]]:
+    """What the kernels of a layer take, and what was predicted."""
+    named = ((case.kernel.removeprefix("_n_"), case) for case in kernels.cases())
+    return {
+        name: (compiled(case, architecture, dtype, dot), case.predicted)
+        for name, case in named
+        if not only or name in only
+    }
+
+
+def check(found: dict[str, tuple[Resources, Footprint]]) -> None:
+    """What holds of all kernels."""
+    assert found
+    for kernel, _ in found.values():
+        assert kernel.stack == 0
+        assert kernel.registers <= MOST_REGISTERS
+        assert kernel.shared <= SHARED_LIMITS[kernel.architecture]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_large_layer(layers: dict[str, Kernels], architecture: int) -> None:
+    found = taken(layers["large"], architecture, READOUT)
+    check(found)
+    stored, read = (found[name][0].counts() for name in READOUT)
+    assert stored["global_stores_16_bytes"] == stored["global_stores"] > 0
+    assert read["global_loads_16_bytes"] > 0
+    for kernel, predicted in found.values():
+        assert kernel.registers == pytest.approx(predicted.registers, rel=0.2)
+        if architecture >= 90:  # before, some layouts are converted through more shared memory
+            assert kernel.shared == pytest.approx(predicted.shared_bytes, rel=0.2)
+
+
+def test_all_kernels(layers: dict[str, Kernels]) -> None:
+    found = taken(layers["ttn"])
+    assert set(found) == {"trunk", *READOUT, "trunk_adjoint"}
+    check(found)
+
+
+@pytest.mark.parametrize("name", ["attn", "odd"])
+def test_other_layers(layers: dict[str, Kernels], name: str) -> None:
+    check(taken(layers[name]))
+
+
+@pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "float32"])
+def test_other_dtypes(layers: dict[str, Kernels], dtype: str) -> None:
+    check(taken(layers["attn"], dtype=dtype))
+
+
+def test_tf32(layers: dict[str, Kernels]) -> None:
+    check(taken(layers["attn"], dot="tf32"))
+
+
+@pytest.mark.parametrize(
+    ("product", "parts"),
+    [
+        (Product(1, 256, 4, 16), Product(1, 256, 16, 16)),  # filled up
+        (Product(1, 16, 256, 16), Product(16, 16, 16, 16)),  # cut into parts
+        (Product(1, 64, 32, 128), Product(1, 64, 16, 128)),  # half after half
+        (Product(4, 8, 32, 8), Product(8, 8, 16, 8)),
+    ],
+)
+def test_parts_of_products(product: Product, parts: Product) -> None:
+    assert product.parts() == parts
+
+
+def test_a_thread_holds_rows_and_columns() -> None:
+    # 256 threads make 4 by 4 results each, from 16 rows and 16 columns of length 16.
+    assert Product(1, 256, 16, 16).registers(8) == 16 * (4 + 4) + 16
+
+
+def test_readouts_keep_to_the_registers(layers: dict[str, Kernels]) -> None:
+    for kernels in layers.values():
+        plan = kernels.layers[0].plan
+        assert plan is not None
+        adjoint = plan.footprints[Kernel.READOUT_ADJOINT]
+        assert adjoint.registers <= SAFE_REGISTERS
+        steps = plan.readout.schedule.steps
+        own = Steps(steps, (False,) * len(steps))
+        once, twice = (
+            footprint(Kernel.READOUT_ADJOINT, own, adjoint.warps) for own in ([own], [own, own])
+        )
+        assert once.registers < twice.registers
