@@ -143,7 +143,8 @@ def _linear(shape: tuple[int, ...]) -> tuple[tuple[str, ...], str, str]:
 
 def _convolution(target: Convolution) -> tuple[tuple[str, ...], str, str]:
     axes = range(target.dimensions)
-    names = ", ".join(f"size{k}" for k in axes) + ("," if target.dimensions == 1 else "")
+    names = ", ".join(f"size{k}" for k in axes)
+    names = f"({names},)" if target.dimensions == 1 else names
     lines = [f"{names} = input.shape[2:]"]
     for k, padding in enumerate(target.own_padding):
         reach = target.dilation[k] * (target.kernel_size[k] - 1) + 1 - 2 * padding

@@ -8,6 +8,7 @@ from tncompile.plan.fused import FusedPlan, HalvesPlan
 from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.results import LayerPlan
 from tncompile.plan.tiles import Place
+from tncompile.report.units import show_size
 
 
 def kernel_sentences(plan: LayerPlan) -> list[str]:
@@ -33,6 +34,7 @@ def kernel_sentences(plan: LayerPlan) -> list[str]:
         f" {kernels.programs:,} programs of {kernels.readout_warps} warps{groups};"
         f" {kernels.multiplications:.3g} multiplications for each entry of the weight"
     )
+    found += _footprints(kernels)
     if isinstance(plan.halves, HalvesPlan):
         rows, columns = plan.halves.outer.shape[1], plan.halves.inner.shape[0]
         found.append(
@@ -50,6 +52,15 @@ def kernel_sentences(plan: LayerPlan) -> list[str]:
         found.append(f"`materialise` always makes the weight: {plan.fused}")
     found.append("times in this report are those of PyTorch code; none are predicted for kernels")
     return found
+
+
+def _footprints(kernels: KernelPlan) -> list[str]:
+    """What a program of each kernel takes, as the planner's model has it."""
+    parts = [
+        f"{kernel.value.replace('_', ' ')} {taken.registers} registers, {show_size(taken.shared_bytes)}"
+        for kernel, taken in kernels.footprints.items()
+    ]
+    return [f"predicted for a thread, and shared by a program: {'; '.join(parts)}"]
 
 
 def inputs_of(fused: FusedPlan) -> str:
@@ -77,6 +88,14 @@ def kernel_data(plan: LayerPlan) -> dict[str, Any] | None:
         "launches_backward": backward,
         "trunk_warps": kernels.trunk_warps if kernels.trunk else None,
         "readout_warps": kernels.readout_warps,
+        "footprints": {
+            kernel.value: {
+                "warps": taken.warps,
+                "registers": taken.registers,
+                "shared_bytes": taken.shared_bytes,
+            }
+            for kernel, taken in kernels.footprints.items()
+        },
         "tile_entries": kernels.tile_entries,
         "programs": tile.count(Place.GRID),
         "tiles_per_program": tile.count(Place.LOOP),
