@@ -56,10 +56,10 @@ def kernel_sentences(plan: LayerPlan) -> list[str]:
 
 def _footprints(kernels: KernelPlan) -> list[str]:
     """What a program of each kernel takes, as the planner's model has it."""
-    parts = [
-        f"{kernel.value.replace('_', ' ')} {taken.registers} registers, {show_size(taken.shared_bytes)}"
-        for kernel, taken in kernels.footprints.items()
-    ]
+    parts = []
+    for kernel, taken in kernels.footprints.items():
+        name, shared = kernel.value.replace("_", " "), show_size(taken.shared_bytes)
+        parts.append(f"{name} {taken.registers} registers, {shared}")
     return [f"predicted for a thread, and shared by a program: {'; '.join(parts)}"]
 
 
