@@ -15,7 +15,7 @@ from .chip import COMPUTE
 FUNCTIONS = {
     "abs": "tl.abs({})",
     "cos": "tl.cos({})",
-    "erfc": "(1.0 - tl.erf({}))",
+    "erfc": "_erfc({})",
     "exp": "tl.exp({})",
     "expm1": "_expm1({})",
     "log1p": "_log1p({})",
@@ -27,7 +27,7 @@ FUNCTIONS = {
     "where": "tl.where({}, {}, {})",
 }
 # What Triton lacks, or has less exact near zero, is written out in `elementwise.py.jinja`.
-WRITTEN_OUT = ("expm1", "log1p", "tanh")
+WRITTEN_OUT = ("erfc", "expm1", "log1p", "tanh")
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ def address(dimensions: Sequence[Sequence[Axis]], start: int = 0) -> Address:
     if math.prod(axis.block for own in dimensions for axis in own) == 1:
         # A single entry is a block, too, of the same rank: scalars have no shape to change.
         terms.append(f"r1{_suffix(len(dimensions) - 1, len(dimensions))}")
+    if len(terms) == 1 and terms[0].startswith("(") and terms[0].find(")") == len(terms[0]) - 1:
+        terms = [terms[0][1:-1]]  # nothing stands beside it
     return Address(" + ".join(terms) or "0", tuple(masks))
 
 

@@ -22,7 +22,8 @@ from tncompile.plan.kernels import (
     plan_kernels,
     weight_legs,
 )
-from tncompile.plan.onchip import LEAST_SUM, chip_schedule, step_cost
+from tncompile.plan.occupancy import LEAST_SUM
+from tncompile.plan.onchip import chip_schedule, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.schedule import operands
 from tncompile.plan.tiles import Leg, Place, held, padded, tile

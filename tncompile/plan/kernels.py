@@ -9,9 +9,11 @@ what does not depend on it, and the rest make the grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
+from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, footprint
 from tncompile.plan.onchip import (
     LARGEST_OPERAND,
     LARGEST_VALUE,
@@ -58,8 +60,17 @@ class KernelPlan:
     layer: Layer
     trunk: tuple[ChipStage, ...]
     readout: ChipStage
-    trunk_warps: int
-    readout_warps: int
+    footprints: Mapping[Kernel, Footprint]
+
+    @property
+    def trunk_warps(self) -> int:
+        """Warps of the program of the hidden stages, and of its adjoint."""
+        return self.footprints[Kernel.TRUNK].warps
+
+    @property
+    def readout_warps(self) -> int:
+        """Warps of a program of the readout, and of its adjoint."""
+        return self.footprints[Kernel.READOUT].warps
 
     @property
     def tile_entries(self) -> int:
@@ -102,19 +113,22 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
     readout = _readout(layer)
     if isinstance(readout, str):
         return readout
+    hidden = tuple(s.schedule for s in trunk)
     return KernelPlan(
         layer=layer,
         trunk=tuple(trunk),
         readout=readout,
-        trunk_warps=max((_warps(s.schedule) for s in trunk), default=4),
-        readout_warps=_warps(readout.schedule),
+        footprints={
+            kernel: _footprint(kernel, hidden if kernel.hidden else (readout.schedule,))
+            for kernel in Kernel
+        },
     )
 
 
-def _warps(schedule: ChipSchedule) -> int:
-    """Warps of a program: eight where a step makes 4096 entries or reads as many."""
-    most = max(schedule.largest_value, schedule.largest_operand)
-    return 8 if most >= 2**12 else 4
+def _footprint(kernel: Kernel, schedules: Sequence[ChipSchedule]) -> Footprint:
+    """What a kernel takes, with eight warps where a step makes or reads 4096 entries."""
+    most = max((max(s.largest_value, s.largest_operand) for s in schedules), default=0)
+    return footprint(kernel, [s.steps for s in schedules], 8 if most >= 2**11 else 4)
 
 
 def _readout(layer: Layer) -> ChipStage | str:
@@ -130,8 +144,10 @@ def _readout(layer: Layer) -> ChipStage | str:
         if not schedule.fits:
             reason = f"no tile of the weight fits: {too_large(stage, schedule)}"
         elif operands(schedule.steps[-1]):
-            return ChipStage(found, schedule)
-        size //= 4
+            held_on_chip = _footprint(Kernel.READOUT_ADJOINT, (schedule,)).registers
+            if size < TILE or held_on_chip <= SAFE_REGISTERS:
+                return ChipStage(found, schedule)
+        size //= 2
     return reason
 
 

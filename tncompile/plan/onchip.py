@@ -1,10 +1,10 @@
 """The steps of one tile on chip: windows of wires, each one product of two matrices.
 
-Enters: a `Tile`. Leaves: a `ChipSchedule`: steps as everywhere in the planner, with sizes that
-are powers of two, whose values live in the registers of one GPU program. Each is a product of two
-matrices, or makes one of two others. The row of wires is swept from either side, in blocks
-chosen by dynamic programming over their cuts, where what depends on a loop counts as often as it
-is done. Networks that are no rows of wires follow a contraction tree.
+Enters: a `Tile`. Leaves: a `ChipSchedule`: steps as everywhere in the planner, with sizes that are
+powers of two, whose values live in the registers of one GPU program. Each is a product of two
+matrices, or makes one of two others. The row of wires is swept from either side, in blocks chosen
+by dynamic programming over their cuts, where what depends on a loop counts as often as it is done.
+Networks that are no rows of wires follow a contraction tree.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from tncompile.graph.ir import Index
 from tncompile.plan.cuts import single_sections, window_schedule
+from tncompile.plan.occupancy import LEAST_SUM
 from tncompile.plan.profile import CLASSES, Profile
 from tncompile.plan.rows import Row, act
 from tncompile.plan.schedule import (
@@ -35,8 +36,6 @@ from tncompile.plan.work import Machine
 # memory hold in float32; and of the larger operand of a product, filled up with zeros.
 LARGEST_VALUE = 2**14
 LARGEST_OPERAND = 2**13
-# The least length of the sums of a product; shorter ones are filled up with zeros.
-LEAST_SUM = 16
 # What a step costs besides its multiplications, in multiplications: its operands change places
 # between the threads of a program.
 _STEP = 2**14

@@ -1,0 +1,146 @@
+"""What a GPU program takes of its multiprocessor: registers of a thread, shared memory.
+
+Enters: the steps of a program and its warps. Leaves: a `Footprint`. Every sum on chip is a product
+of matrices whose operands pass through shared memory, and of which a thread holds as many rows
+and columns as its block of results needs: these are most of a program's registers and all of its
+shared memory. The other registers grow with the number of products. The constants are fitted to
+what `ptxas` and Triton report for the kernels of the examples (`python -m benchmarks.kernels`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from tncompile.plan.schedule import Apply, Contract, Kron, Step
+
+# The least length of the sums of a product; shorter ones are filled up with zeros.
+LEAST_SUM = 16
+# Results of a product that is cut into parts to shorten its sums, in all of its parts.
+MOST_PARTS = 2**12
+# Registers that a thread can have, and as many as a plan may count on: predictions are not exact.
+MOST_REGISTERS = 255
+SAFE_REGISTERS = 225
+_THREADS = 32
+
+
+class Kernel(Enum):
+    """The kernels of a layer."""
+
+    TRUNK = "trunk"
+    READOUT = "readout"
+    READOUT_ADJOINT = "readout_adjoint"
+    TRUNK_ADJOINT = "trunk_adjoint"
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it makes the hidden stages."""
+        return self in (Kernel.TRUNK, Kernel.TRUNK_ADJOINT)
+
+    @property
+    def backward(self) -> bool:
+        """Whether it is an adjoint."""
+        return self in (Kernel.READOUT_ADJOINT, Kernel.TRUNK_ADJOINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A batch of products of matrices, (rows, inner) by (inner, columns)."""
+
+    batch: int
+    rows: int
+    inner: int
+    columns: int
+
+    def parts(self) -> Product:
+        """The product as it is carried out: short sums filled up, long ones cut into parts."""
+        inner = max(self.inner, LEAST_SUM)
+        if self.batch > 1 or inner == LEAST_SUM:
+            return Product(self.batch, self.rows, inner, self.columns)
+        room = max(MOST_PARTS // (self.rows * self.columns), 1)
+        parts = min(inner // LEAST_SUM, room)
+        if parts == 1:  # half after half
+            return Product(1, self.rows, inner // 2, self.columns)
+        return Product(parts, self.rows, inner // parts, self.columns)
+
+    @property
+    def operands(self) -> int:
+        """Entries of both operands."""
+        return self.batch * self.inner * (self.rows + self.columns)
+
+    def registers(self, warps: int) -> int:
+        """Registers in which a thread holds its part of the operands and of the results."""
+        threads = warps * _THREADS
+        each = self.batch * self.rows * self.columns / threads
+        side = 4 if each >= 16 else 2 if each >= 4 else 1
+        columns, rows = min(side, self.columns), min(side, self.rows)
+        # Threads are dealt along columns, then rows, then products; warps the same way.
+        lanes_c = min(self.columns // columns, _THREADS)
+        lanes_r = min(self.rows // rows, _THREADS // lanes_c)
+        lanes_b = min(self.batch, _THREADS // lanes_c // lanes_r)
+        warps_c = min(self.columns // (columns * lanes_c), warps)
+        warps_r = min(self.rows // (rows * lanes_r), warps // warps_c)
+        warps_b = min(self.batch // lanes_b, warps // warps_c // warps_r)
+        columns = self.columns // (lanes_c * warps_c)
+        rows = self.rows // (lanes_r * warps_r)
+        batch = self.batch // (lanes_b * warps_b)
+        return batch * (self.inner * (rows + columns) + rows * columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What each program of a kernel takes, as far as can be told before it is compiled.
+
+    `registers` are those of a thread, more than `MOST_REGISTERS` where some would spill.
+    """
+
+    warps: int
+    registers: int
+    shared_bytes: int
+
+
+def footprint(kernel: Kernel, stages: Iterable[Sequence[Step]], warps: int) -> Footprint:
+    """What a kernel takes that carries out these steps, in float32."""
+    found = [p.parts() for steps in stages for p in products(kernel, steps)]
+    held = max((p.registers(warps) for p in found), default=0)
+    base, of_held, of_number = _REGISTERS[kernel]
+    return Footprint(
+        warps=warps,
+        registers=round(base + of_held * held + of_number * len(found)),
+        shared_bytes=max((4 * p.operands for p in found), default=0),
+    )
+
+
+# Registers besides, those for each that operands and results take, and for each product.
+_REGISTERS = {
+    Kernel.TRUNK: (40.0, 0.5, 1.0),
+    Kernel.READOUT: (20.0, 1.0, 1.0),
+    Kernel.READOUT_ADJOINT: (20.0, 1.0, 1.0),
+    Kernel.TRUNK_ADJOINT: (40.0, 0.5, 1.0),
+}
+
+
+def products(kernel: Kernel, steps: Sequence[Step]) -> Iterator[Product]:
+    """The products of matrices that a kernel makes of these steps."""
+    for step in steps:
+        match step:
+            case Apply():
+                columns = math.prod(step.shape) // step.outer
+                own = Product(1, step.outer, step.inner, columns)
+            case Contract():
+                own = Product(step.batch, step.rows, step.inner, step.columns)
+            case Kron():
+                if kernel.backward:  # each factor from all entries of the other
+                    left, right = (math.prod(steps[r].shape) for r in (step.left, step.right))
+                    yield Product(1, left, right, 1)
+                    yield Product(1, 1, left, right)
+                continue
+            case _:
+                continue
+        if kernel is not Kernel.TRUNK_ADJOINT:  # which reads all values
+            yield own
+        if kernel.backward:
+            yield Product(own.batch, own.rows, own.columns, own.inner)
+            yield Product(own.batch, own.inner, own.rows, own.columns)
