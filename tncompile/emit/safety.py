@@ -176,6 +176,7 @@ _LIBRARY_NAMES = frozenset(
         "torch.addmm",
         "torch._C._are_functorch_transforms_active",
         "torch._C._functorch.is_legacy_batchedtensor",
+        "torch._library.custom_ops.OPDEFS",
         "torch.amp.is_autocast_available",
         "torch.arange",
         "torch.autocast",

@@ -275,6 +275,14 @@ def test_one_text_imported_twice() -> None:
 
     text = emitted(CASES["ttn"].text)
     modules = [import_text(text, stem) for stem in ("first", "second")]
+    operators = [
+        cell.cell_contents
+        for module in modules
+        for cell in module._a_weight.__closure__
+        if isinstance(cell.cell_contents, torch._library.custom_ops.CustomOpDef)
+    ]
+    assert len(operators) == 2
+    assert operators[0] is operators[1]  # else the first one would be freed
     weights = [module.AWeight(dtype=torch.float64) for module in modules]
     for weight in (*weights, *weights):
         fill(weight)

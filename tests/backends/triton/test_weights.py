@@ -249,7 +249,7 @@ def assert_one_core_at_a_time(network: Row | Drawn, tile: int, programs: int) ->
     Some have none: a single tensor, or an intermediate that fits no program.
     """
     # The interpreter takes its time for each tile.
-    tile = max(tile, 1 << (network.radix**network.order // 32).bit_length())
+    tile = max(tile, 1 << (network.radix**network.order // 16).bit_length())
     with interpreting():
         weight = compiled(network.text("tanh"), tile, programs).AWeight(dtype=torch.float64)
         fill(weight)
@@ -272,7 +272,7 @@ def assert_one_core_at_a_time(network: Row | Drawn, tile: int, programs: int) ->
 
 
 FEW = settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     # Each example has a context of its own.
