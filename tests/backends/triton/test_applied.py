@@ -1,0 +1,176 @@
+"""Layers applied without their weight: tile by tile, and half by half of their network."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.backends.triton.interpreter import (
+    compiled,
+    emitted,
+    fill,
+    launches,
+    without_kernels,
+)
+from tncompile.plan import fused
+
+pytestmark = pytest.mark.usefixtures("interpreter")
+
+# Modes by axes, sides that are cropped, legs of 3 and 5, strides, dilation, padding, several
+# rows in one tile and several tiles in one program.
+TILED = {
+    "square": "layer a : Linear(64, 64) from TTN(latent = 3) { modes = fold(radix = 2) }",
+    "cropped": "layer a : Linear(60, 40) from MERA(latent = 3) { modes = [o by 2, i by 2] }",
+    "threes": (
+        "layer a : Linear(54, 48) from aTTN(latent = 3)"
+        " { modes = [o as (2, 2, 2, 2, 3), i as (2, 3, 3, 3)]  activation = swish }"
+    ),
+    "joint": "layer a : QKV(16, 2) from TTN(latent = 3) { modes = [o as (3, 2, 2, 2, 2), i by 2] }",
+    "convolution": (
+        "layer a : Conv2d(32, 24, 3, padding = 1, stride = 2) from TTN(latent = 3)"
+        " { modes = [o as (2, 2, 2, 3), i by 2, h, w]  activation = gelu }"
+    ),
+    "dilated": (
+        "layer a : Conv1d(20, 24, 3, padding = 2, dilation = 2) from TTN(latent = 3)"
+        " { modes = [o as (2, 2, 2, 3), i as (2, 2, 5), w]  activation = tanh }"
+    ),
+}
+# With a mixer across the cut, whose row leg goes along; cropped on both sides; convolved.
+JOINED = {
+    "cut": "layer a : Linear(256, 256) from TTN(latent = 4) { modes = fold(radix = 2) }",
+    "along": "layer a : Linear(250, 240) from aTTN(latent = 4) { modes = [o by 2, i by 2] }",
+    "convolution": (
+        "layer a : Conv2d(128, 120, 3) from aTTN(latent = 4)"
+        " { modes = [o by 2, i by 2, h, w]  apply = contract }"
+    ),
+}
+
+
+def made(
+    text: str, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float64
+) -> tuple[ModuleType, Any]:
+    """A layer in small tiles, many of them."""
+    monkeypatch.setattr(fused, "SIDE", 16)
+    module = compiled(text, tile=256, programs=4)
+    layer = module.A(dtype=torch.float64)
+    fill(layer.generator)
+    layer.generator.calibrate(weight_std=1.0)
+    return module, layer.to(dtype)
+
+
+def inputs(layer: Any, count: int) -> Tensor:
+    """A batch of inputs."""
+    torch.manual_seed(1)
+    parameter = next(layer.parameters())
+    features = next(
+        getattr(layer, n) for n in ("in_features", "in_channels", "embed_dim") if hasattr(layer, n)
+    )
+    space = [5, 4][: len(getattr(layer, "kernel_size", ()))]
+    x = torch.randn(count, features, *space, dtype=torch.float64)
+    return x.to(parameter.dtype).requires_grad_()
+
+
+def run(layer: Any, way: str, x: Tensor) -> list[Tensor]:
+    """Outputs, and the gradients of the input and of all cores."""
+    output = getattr(layer.generator, way)(x)
+    return _pulled(layer, output, x)
+
+
+def by_torch(module: ModuleType, layer: Any, x: Tensor) -> list[Tensor]:
+    """The same by a dense layer of PyTorch with the module's weight."""
+    with without_kernels(module):
+        weight = layer.generator()
+    if x.ndim == 2:
+        return _pulled(layer, nn.functional.linear(x, weight), x)
+    function = (nn.functional.conv1d, nn.functional.conv2d)[x.ndim - 3]
+    options = (layer.stride, layer.padding, layer.dilation)
+    return _pulled(layer, function(x, weight, None, *options), x)
+
+
+def _pulled(layer: Any, output: Tensor, x: Tensor) -> list[Tensor]:
+    torch.manual_seed(2)
+    upstream = torch.randn(output.shape, dtype=torch.float64).to(output.dtype)
+    leaves = [x, *layer.generator.parameters()]
+    return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
+
+
+def worst(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """The largest error, beside the largest entry of each."""
+    assert [f.shape for f in found] == [w.shape for w in wanted]
+    pairs = [(f.double(), w.double()) for f, w in zip(found, wanted, strict=True)]
+    return max(float((f - w).abs().max() / w.abs().max()) for f, w in pairs)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("name", TILED)
+def test_tile_by_tile(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, layer = made(TILED[name], monkeypatch)
+    x = inputs(layer, count)
+    with launches() as found:
+        result = run(layer, "tiled", x)
+    kernels = [launch.kernel for launch in found]
+    assert kernels[:2] == ["_a_trunk", "_a_fused"], "two launches forward"
+    assert "_a_fused_adjoint" in kernels
+    assert worst(result, by_torch(module, layer, x)) < 1e-12
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_half_by_half(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, layer = made(JOINED[name], monkeypatch)
+    x = inputs(layer, 3)
+    with launches() as found:
+        result = run(layer, "joined", x)
+    kernels = [launch.kernel for launch in found]
+    assert kernels[:3] == ["_a_trunk", "_a_inner_fused", "_a_outer_fused"]
+    assert worst(result, by_torch(module, layer, x)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("texts", "name", "way"), [(TILED, "cropped", "tiled"), (JOINED, "cut", "joined")]
+)
+def test_in_single_precision(
+    texts: dict[str, str], name: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is at most twice that of PyTorch in the same dtype."""
+    module, layer = made(texts[name], monkeypatch)
+    exact = by_torch(module, layer, inputs(layer, 4))
+    layer.float()
+    x = inputs(layer, 4)
+    errors = [
+        [float((f.double() - e).norm() / e.norm()) for f, e in zip(found, exact, strict=True)]
+        for found in (run(layer, way, x), by_torch(module, layer, x))
+    ]
+    own, other = (max(found) for found in errors)
+    assert own <= 2 * other
+
+
+def test_small_batches_are_tiled_and_large_ones_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, layer = made(TILED["threes"], monkeypatch)
+    for count, tiled in ((3, True), (2000, False)):
+        x = inputs(layer, count).detach()
+        with launches() as found, torch.no_grad():
+            layer(x)
+        assert any(launch.kernel == "_a_fused" for launch in found) == tiled
+    with launches() as found:
+        assert layer(inputs(layer, 0)).shape == (0, 48)
+    with launches() as found, torch.no_grad(), layer.cached():
+        layer(inputs(layer, 3))
+        layer(inputs(layer, 3))
+    assert [launch.kernel for launch in found] == ["_a_trunk", "_a_readout"]
+
+
+def test_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own checks, and a compiled program."""
+    _, layer = made(TILED["convolution"], monkeypatch)
+    x, cores = inputs(layer, 2), list(layer.generator.parameters())
+    found = re.search(r"a_tiled_[0-9a-f]+", emitted(TILED["convolution"], tile=256, programs=4))
+    assert found
+    forward = getattr(torch.ops.tncompile, f"{found[0]}_forward")
+    torch.library.opcheck(forward, ([x, *cores], torch.float64, True))
+    compiled_layer = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled_layer(x), layer(x))
