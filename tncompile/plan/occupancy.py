@@ -129,7 +129,9 @@ def footprint(kernel: Kernel, stages: Sequence[Steps], warps: int) -> Footprint:
     each = values if kernel.hidden else result
     base, of_held, of_number, of_values = _REGISTERS[kernel, looped]
     registers = base + of_held * held + of_number * len(found)
-    if any(isinstance(step, Contract) for stage in stages for step in stage.steps):
+    if kernel.backward and any(
+        isinstance(step, Contract) for stage in stages for step in stage.steps
+    ):
         registers += _SCATTERED
     return Footprint(
         warps=warps,
@@ -145,12 +147,12 @@ def footprint(kernel: Kernel, stages: Sequence[Steps], warps: int) -> Footprint:
 # Registers besides, those for each that operands and results take, for each product, and for
 # each entry in a thread of the largest value, in kernels that loop and that do not.
 _REGISTERS = {
-    (Kernel.TRUNK, False): (20.0, 0.4, 3.0, 0.0),
+    (Kernel.TRUNK, False): (24.0, 0.3, 2.25, 1.0),
     (Kernel.READOUT, False): (0.0, 0.2, 7.0, 0.0),
     (Kernel.READOUT, True): (20.0, 0.5, 2.5, 1.0),
-    (Kernel.READOUT_ADJOINT, False): (5.0, 0.0, 4.0, 0.0),
+    (Kernel.READOUT_ADJOINT, False): (4.0, 0.1, 3.5, 0.0),
     (Kernel.READOUT_ADJOINT, True): (32.0, 1.0, 0.75, 1.0),
-    (Kernel.TRUNK_ADJOINT, False): (32.0, 0.0, 2.5, 1.0),
+    (Kernel.TRUNK_ADJOINT, False): (44.0, 0.05, 2.5, 0.0),
 }
 # Registers for the addresses of tensors whose entries lie in no simple order.
 _SCATTERED = 40
