@@ -168,9 +168,9 @@ def test_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's own checks, and a compiled program."""
     _, layer = made(TILED["convolution"], monkeypatch)
     x, cores = inputs(layer, 2), list(layer.generator.parameters())
-    found = re.search(r"a_tiled_[0-9a-f]+", emitted(TILED["convolution"], tile=256, programs=4))
+    found = re.search(r"a_tiled_[0-9a-f]{12}", emitted(TILED["convolution"], tile=256, programs=4))
     assert found
-    forward = getattr(torch.ops.tncompile, f"{found[0]}_forward")
+    forward = getattr(torch.ops.tncompile, f"{found[0]}_forward").default
     torch.library.opcheck(forward, ([x, *cores], torch.float64, True))
     compiled_layer = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled_layer(x), layer(x))
