@@ -7,7 +7,6 @@ report, and counts of its machine instructions.
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import re
 import subprocess
@@ -27,6 +26,7 @@ from tncompile.backends.triton.views import layer_kernels
 
 from tncompile import driver
 from tncompile.emit import Header, load_backend, module_program
+from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.occupancy import Footprint, Kernel
 from tncompile.source import SourceFile
 
@@ -103,23 +103,21 @@ class Kernels:
         path = folder / f"kernels_{sha256(source.text.encode()).hexdigest()[:16]}.py"
         path.write_text(load_backend("triton").render(program), "utf-8")
         self.module = _imported(path)
-        self.layers = [layer_kernels(layer) for layer in program.layers]
+        self.layers = [(layer.plan, layer_kernels(layer)) for layer in program.layers]
 
     def cases(self) -> Iterator[Case]:
         """Every kernel of every layer that has some."""
-        for view in self.layers:
-            if view.plan is None:
+        for planned, view in self.layers:
+            plan = planned.kernels
+            if not isinstance(plan, KernelPlan):
                 continue
-            tile = math.prod(leg.block for leg in view.plan.readout.tile.legs)
             for kind in Kernel:
                 kernel: KernelView | None = getattr(view, kind.value)
                 if kernel is not None:
-                    entries = 0 if kind.hidden else tile
-                    function, predicted = (
-                        getattr(self.module, kernel.name),
-                        view.plan.footprints[kind],
-                    )
-                    yield Case(view.operator, kernel.name, function, kernel, entries, predicted)
+                    entries = 0 if kind.hidden else plan.tile_entries
+                    function, predicted = getattr(self.module, kernel.name), plan.footprints[kind]
+                    name = planned.layer.name
+                    yield Case(name, kernel.name, function, kernel, entries, predicted)
 
 
 def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "ieee") -> Resources:

@@ -99,7 +99,7 @@ def _ways(decoder: Decoder, dtype: torch.dtype, lab: Lab) -> Mapping[str, Way]:
     ours, theirs = (_layer(backend, decoder, dtype, lab) for backend in (TRITON, TORCH))
     theirs.load_state_dict(ours.state_dict())
     applies: dict[str, Apply] = {TRITON: ours, MATERIALISED: materialise(ours)}
-    if hasattr(ours.generator, "applied"):
+    if hasattr(ours.generator, "tiled"):
         applies[TILED] = partial(_tiled, ours)
     if hasattr(ours.generator, "contract"):
         applies[CONTRACTED] = partial(_contracted, ours)
@@ -114,7 +114,7 @@ def _ways(decoder: Decoder, dtype: torch.dtype, lab: Lab) -> Mapping[str, Way]:
 
 
 def _tiled(layer: Any, x: Tensor) -> Tensor:
-    output = layer.generator.applied(x)
+    output = layer.generator.tiled(x)
     if output is None:
         raise RuntimeError("no kernels run")
     assert isinstance(output, Tensor)

@@ -72,6 +72,7 @@ def emitted(
     with pytest.MonkeyPatch.context() as patch:
         if tile is not None:
             patch.setattr(planning, "TILE", tile)
+            patch.setattr(planning, "LEAST_TILE", 1)
         if programs is not None:
             patch.setattr(planning, "PROGRAMS", programs)
         memory = None if budget is None else Memory(budget, "a test")

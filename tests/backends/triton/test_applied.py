@@ -172,5 +172,5 @@ def test_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found
     forward = getattr(torch.ops.tncompile, f"{found[0]}_forward").default
     torch.library.opcheck(forward, ([x, *cores], torch.float64, True))
-    compiled_layer = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    compiled_layer: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled_layer(x), layer(x))

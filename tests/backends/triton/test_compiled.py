@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.ahead import ARCHITECTURES, DTYPES, SHARED_LIMITS, Kernels, Resources, compiled
 from tncompile.driver import source_from
+from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.occupancy import (
     MOST_REGISTERS,
     SAFE_REGISTERS,
@@ -112,8 +113,8 @@ def test_a_thread_holds_rows_and_columns() -> None:
 
 def test_readouts_keep_to_the_registers(layers: dict[str, Kernels]) -> None:
     for kernels in layers.values():
-        plan = kernels.layers[0].plan
-        assert plan is not None
+        plan = kernels.layers[0][0].kernels
+        assert isinstance(plan, KernelPlan)
         adjoint = plan.footprints[Kernel.READOUT_ADJOINT]
         assert adjoint.registers <= SAFE_REGISTERS
         steps = plan.readout.schedule.steps
