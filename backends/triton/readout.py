@@ -129,7 +129,7 @@ class Readout:
         modes, legs = self.modes, self.tile.legs
         strides = [math.prod(modes.sizes[k + 1 :]) for k in range(modes.order)]
         if modes.axes is None or modes.extents[1:] == modes.shape[1:]:
-            if self._runs_on(strides):
+            if self._runs_on():
                 size, loops = self._tile_entries(), self.plan.loops
                 first = "program" if loops == 1 else f"(program * {loops} + tile)"
                 writer.ranges.add(size)
@@ -154,7 +154,7 @@ class Readout:
             offsets.append(times(f"i{number}", math.prod(modes.shape[number + 1 :])))
         return [*lines, f"at = {self._wide(' + '.join(offsets))}"], Address("at", tuple(masks))
 
-    def _runs_on(self, strides: Sequence[int]) -> bool:
+    def _runs_on(self) -> bool:
         """Whether tile after tile, program after program, stands in the order of the weight."""
         order = [Place.GRID, Place.LOOP, Place.TILE]
         places = [order.index(leg.place) for leg in self.tile.legs]

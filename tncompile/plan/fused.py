@@ -10,8 +10,10 @@ once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tncompile.diagnostics import Findings
+from tncompile.diagnostics import planning as errors
 from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, Linear
 from tncompile.plan.halves import Halves, find_halves
@@ -25,6 +27,7 @@ from tncompile.plan.kernels import (
 from tncompile.plan.occupancy import LEAST_SUM
 from tncompile.plan.onchip import chip_schedule, step_cost
 from tncompile.plan.profile import H200
+from tncompile.plan.results import LayerPlan
 from tncompile.plan.schedule import operands
 from tncompile.plan.tiles import Leg, Place, held, padded, tile
 
@@ -59,6 +62,16 @@ class HalvesPlan:
     halves: Halves
     inner: FusedPlan
     outer: FusedPlan
+
+
+def with_kernels(plan: LayerPlan, findings: Findings) -> LayerPlan:
+    """A plan with the GPU kernels of its layer; a warning if there are none."""
+    kernels = plan_kernels(plan.layer)
+    if isinstance(kernels, str):
+        findings.add(errors.NoKernels(plan.layer.span, plan.layer.name, kernels))
+        return replace(plan, kernels=kernels)
+    halves = plan_halves(plan.layer)
+    return replace(plan, kernels=kernels, fused=plan_fused(kernels), halves=halves)
 
 
 def plan_halves(layer: Layer) -> HalvesPlan | str:
@@ -97,7 +110,7 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     if isinstance(outputs, str) or isinstance(inputs, str):
         return outputs if isinstance(outputs, str) else str(inputs)
     shape = (target.weight_shape[0], math.prod(target.weight_shape[1:]))
-    return FusedPlan(kernels, shape, outputs, inputs, _most(layer, outputs))
+    return FusedPlan(kernels, shape, outputs, inputs, _most(outputs))
 
 
 def side_blocks(chip: ChipStage, axes: tuple[int, ...]) -> tuple[int, int]:
@@ -149,7 +162,7 @@ def _blocks(layer: Layer, legs: tuple[Index, ...]) -> dict[str, int]:
     return blocks
 
 
-def _most(layer: Layer, chip: ChipStage) -> int:
+def _most(chip: ChipStage) -> int:
     """The most inputs for which making tiles again takes less time than the weight's memory.
 
     By the data sheet of a large GPU: a tile costs its multiplications for each block of inputs,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tncompile.diagnostics import Findings
@@ -30,9 +30,8 @@ from tncompile.plan.batches import usual_batches
 from tncompile.plan.cache import Cache
 from tncompile.plan.choose import Choice, Chooser, Progress
 from tncompile.plan.decision import Decision
-from tncompile.plan.fused import plan_fused, plan_halves
+from tncompile.plan.fused import with_kernels
 from tncompile.plan.generator import crop_works, generator_tape, part_works
-from tncompile.plan.kernels import plan_kernels
 from tncompile.plan.limits import Memory, machine_memory, show_bytes
 from tncompile.plan.lookups import find_rows, lookup_costs, lookups
 from tncompile.plan.memory import Part, Segment, inference_peak, run_segment
@@ -103,19 +102,9 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
         planner = _LayerPlanner(layer, choosers[kind], limit, settings.batches)
         plan = planner.run(findings)
         if plan is not None:
-            plans.append(_with_kernels(plan, findings) if settings.kernels else plan)
+            plans.append(with_kernels(plan, findings) if settings.kernels else plan)
     findings.stop_on_error()
     return Plan(program, settings.profile, tuple(plans))
-
-
-def _with_kernels(plan: LayerPlan, findings: Findings) -> LayerPlan:
-    """A plan with the GPU kernels of its layer; a warning if there are none."""
-    kernels = plan_kernels(plan.layer)
-    if isinstance(kernels, str):
-        findings.add(errors.NoKernels(plan.layer.span, plan.layer.name, kernels))
-        return replace(plan, kernels=kernels)
-    halves = plan_halves(plan.layer)
-    return replace(plan, kernels=kernels, fused=plan_fused(kernels), halves=halves)
 
 
 class _Sliced(NamedTuple):
