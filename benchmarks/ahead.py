@@ -114,7 +114,7 @@ class Kernels:
             for kind in Kernel:
                 kernel: KernelView | None = getattr(view, kind.value)
                 if kernel is not None:
-                    entries = 0 if kind.hidden else plan.tile_entries
+                    entries = 0 if kind.hidden else plan.readout.entries
                     function, predicted = getattr(self.module, kernel.name), plan.footprints[kind]
                     name = planned.layer.name
                     yield Case(name, kernel.name, function, kernel, entries, predicted)

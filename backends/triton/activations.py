@@ -93,7 +93,8 @@ class Elementwise:
 
 
 def elementwise(stage: Stage) -> Elementwise:
-    """The activation after a stage."""
-    assert stage.activation is not None
+    """The activation after a stage; none where a pass makes part of it."""
+    if stage.activation is None:
+        return Elementwise(stage.number, None, {})
     learnt = {p.name: p.size for p in stage.activation.parameters}
     return Elementwise(stage.number, formula(stage.activation), learnt)

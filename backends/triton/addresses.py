@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tncompile.plan.tiles import Axis
+from tncompile.plan.tiles import Axis, Leg
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +117,9 @@ def times(text: str, factor: int) -> str:
     ('d1', 'd1 * 8')
     """
     return text if factor == 1 else f"{text} * {factor}"
+
+
+def leg_axis(leg: Leg, stride: int) -> Axis:
+    """A leg as an axis of the weight."""
+    digit = leg.digit if leg.count > 1 else None
+    return Axis(leg.index.name, leg.index.size, stride, leg.block, digit)

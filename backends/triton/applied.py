@@ -11,7 +11,8 @@ from tncompile.plan.tiles import Place
 
 from .fused import Fused, shares
 from .kernels import KernelView, LayerKernels, launched
-from .layouts import is_sparse
+from .layouts import sum_layout
+from .sums import total
 
 if TYPE_CHECKING:
     from .views import LayerView
@@ -70,6 +71,8 @@ class FusedView:
     input_programs: int
     input_tiles: int
     input_shares: tuple[int, ...]
+    sums: KernelView
+    total_programs: int
     partial: int
     sparse: bool
     convolved: tuple[str, ...]
@@ -81,7 +84,7 @@ class FusedView:
     @property
     def views(self) -> tuple[KernelView, ...]:
         """The kernels in the order in which they run."""
-        found = [self.outputs, self.inputs, self.adjoint]
+        found = [self.outputs, self.inputs, self.adjoint, self.sums]
         if self.half:
             found += [None if self.inputs else self.kernels.readout, self.kernels.trunk_adjoint]
         return tuple(view for view in found if view is not None)
@@ -91,7 +94,7 @@ class FusedView:
         # Inputs that the gradient of a tile sums up at a time: more take more registers.
         block = "BATCH=16" if kernel is self.adjoint else "BATCH=size"
         options = (block, f"num_warps={kernel.warps}", "**options")
-        return (*launched(kernel, self.kernels.state, tiles), *options)
+        return (*launched(kernel, self.kernels.state, tiles=tiles), *options)
 
 
 def fused_view(
@@ -101,13 +104,14 @@ def fused_view(
 
     With `half_of` it is half of a layer, whose kernels stand nowhere else.
     """
-    layer, target = plan.layer, plan.layer.target
+    target = plan.layer.target
     writer = Fused(kernels, plan)
     conv = target if isinstance(target, Convolution) else None
     applies = applies_view(target)
     assert applies is not None
     outputs, inputs = plan.outputs.tile, plan.inputs.tile if plan.inputs else None
     programs = outputs.count(Place.GRID)
+    sums = sum_layout(kernels.plan, plan.outputs)
     options: tuple[str, ...] = ()
     if conv is not None:
         options = tuple(map(str, (conv.stride, conv.own_padding, conv.dilation)))
@@ -124,8 +128,10 @@ def fused_view(
         input_programs=inputs.count(Place.GRID) if inputs else 1,
         input_tiles=inputs.count(Place.LOOP) if inputs else 1,
         input_shares=shares(inputs.count(Place.LOOP)) if inputs else (1,),
-        partial=programs * kernels.layout.summed,
-        sparse=is_sparse(layer, outputs),
+        sums=total(kernels, sums, "" if half_of else "fused"),
+        total_programs=sums.blocks,
+        partial=sums.partial,
+        sparse=sums.sparse,
         convolved=("input.shape", "weight", "gradient", *options),
         positions=applies.positions,
         name=view.name if half_of else f"{view.name}_fused",

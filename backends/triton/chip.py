@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from tncompile.emit.stage import identifier
 from tncompile.emit.text import commented
 from tncompile.graph.ir import Parameter
-from tncompile.plan.kernels import ChipStage
 from tncompile.plan.schedule import (
     Apply,
     Arrangement,
@@ -32,6 +31,7 @@ from tncompile.plan.schedule import (
     trained_values,
 )
 from tncompile.plan.tiles import Axis, Place
+from tncompile.plan.tiling import ChipStage
 
 from .addresses import Address, address
 
@@ -44,7 +44,8 @@ _WIDTH = 100 - 8  # of a line in a loop of a kernel
 class Chip:
     """Writes the steps of a stage; `ranges` are the numbers of entries that lines speak of.
 
-    With `again` values are made a second time, from cores that are read a second time.
+    With `again` values are made a second time, from cores that are read a second time. The incoming
+    state begins `start` entries behind `state`.
     """
 
     chip: ChipStage
@@ -52,6 +53,8 @@ class Chip:
     ranges: set[int] = field(default_factory=set)
     names: dict[Ref, str] = field(default_factory=dict)
     again: bool = False
+    state: str = "state_ptr"
+    start: int = 0
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -122,8 +125,9 @@ class Chip:
         again = ", volatile=True" if self.again else ""  # otherwise the first value is kept
         match step:
             case State():
-                found = self.at((self.chip.tile.state,))
-                code = f"tl.load(state_ptr + {found.offset}{again})"
+                found = self.at((self.chip.tile.state,), self.start)
+                mask = f", mask={found.mask}, other=0.0" if found.mask else ""
+                code = f"tl.load({self.state} + {found.offset}{mask}{again})"
             case CoreMatrix() | CoreTensor():
                 core = self.chip.stage.cores[step.core]
                 assert core.parameter is not None

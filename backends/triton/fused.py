@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from tncompile.graph.targets import Convolution
 from tncompile.plan.fused import FusedPlan, side_blocks
-from tncompile.plan.kernels import ChipStage
 from tncompile.plan.tiles import Place
+from tncompile.plan.tiling import ChipStage
 
-from .addresses import Address, times
+from .addresses import Address, leg_axis, times
 from .chip import COMPUTE, Chip, Pull
 from .kernels import KernelView, LayerKernels
-from .readout import Sums, after_tiles, digit_lines, leg_axis, needed_first, read_again
+from .layouts import sum_layout
+from .sums import Sums, after_tiles, digit_lines, needed_first, read_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Fused:
     def _pointers(self, *more: str) -> list[str]:
         """Pointers to the cores, to the state, and more; then the shape of a batch."""
         names = [name for name, _ in self.kernels.sizes(self.kernels.plan.readout.stage)]
-        names += ["state_ptr"] * bool(self.kernels.plan.trunk)
+        names += ["state_ptr"] * bool(self.plan.outputs.tile.state)
         return [*names, *more, "batch", *self.sizes, "tiles"]
 
     def _view(
@@ -267,14 +268,13 @@ class Fused:
         rows, columns = self._rows(writer), self._columns(writer)
         count, size = side_blocks(chip, self.layer.modes.axes or ())
         pull = Pull(writer)
-        sums = Sums(self.kernels, writer, pull)
+        layout = sum_layout(self.kernels.plan, chip)
+        sums = Sums(layout, writer, pull, self.layer.groups)
         lines, load = self._inputs(columns, "row")
         mask = "inside[:, None]" + (f" & ({rows.mask})[None, :]" if rows.mask else "")
-        summed = self.kernels.layout.summed
-        first = "(program * tl.num_programs(2) + tl.program_id(2))"
         begin = [
             *self._begin(writer, again=True),
-            f"partial_ptr += {first} * {summed}",
+            *sums.rows("program", ("tl.program_id(2)", "tl.num_programs(2)")),
             *rows.lines,
         ]
         inner = [

@@ -43,7 +43,8 @@ class LayerKernels:
         self.plan = plan
         self.layer = plan.layer
         self.parameters = {p.name: p for p in plan.layer.parameters}
-        self.activations = [elementwise(chip.stage) for chip in plan.trunk]
+        hidden = (*plan.trunk, *(own.chip for own in plan.passes))
+        self.activations = [elementwise(chip.stage) for chip in hidden]
         self.layout = layout(plan, [a.reads for a in self.activations])
 
     def sizes(self, stage: Stage) -> list[tuple[str, int]]:
@@ -98,9 +99,12 @@ class LayerKernels:
         return "; ".join(dict.fromkeys(core.statement for core in stage.cores)) + "."
 
 
-def launched(kernel: KernelView, state: int, tiles: str = "") -> tuple[str, ...]:
-    """What a kernel is given, by its pointers; the state begins at `state` of what is kept."""
-    given = {"state": f"kept[{state}:]" if state else "kept", "tiles": tiles}
+def launched(kernel: KernelView, state: int, **given: str) -> tuple[str, ...]:
+    """What a kernel is given, by its pointers; the state begins at `state` of what is kept.
+
+    Where no other is `given`, a pointer is to the tensor of its name.
+    """
+    given = {"state": f"kept[{state}:]" if state else "kept", "share": "1"} | given
     names = (pointer.removesuffix("_ptr") for pointer in kernel.pointers)
     return tuple(given.get(name, name) for name in names)
 

@@ -18,6 +18,7 @@ from tncompile.plan.tiles import padded
 from .activations import Elementwise
 from .chip import Chip, Pull
 from .kernels import KernelView, LayerKernels, flat, store
+from .passes import pass_totals
 
 _CHUNK = 2**12  # entries of a parameter that a program copies at a time
 
@@ -31,7 +32,7 @@ def trunk(kernels: LayerKernels) -> KernelView | None:
     sizes = [size for chip in plan.trunk for size in kernels.sizes(chip.stage)]
     sizes.append(("kept_ptr", kernels.layout.kept))
     body = kernels.of_group(sizes, 0)
-    for chip, activation in zip(plan.trunk, kernels.activations, strict=True):
+    for chip, activation in zip(plan.trunk, kernels.activations, strict=False):
         body += [f"# Layer {chip.stage.number}: {kernels.statements(chip.stage)}"]
         body += _forward(kernels, Chip(chip, kernels.parameters, used), activation)
     return kernels.view(
@@ -75,15 +76,17 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
     used: set[int] = set()
     sizes = [size for chip in plan.trunk for size in kernels.sizes(chip.stage)]
     sizes += [("kept_ptr", layout.kept)] * bool(plan.trunk)
-    sizes += [("total_ptr", layout.summed)]
+    totals = pass_totals(kernels)
+    sizes += [(name, own.count) for name, own in zip(totals, layout.sums, strict=True)]
     body = kernels.of_group(sizes, 0)
-    body += ["# The gradients of the last layer's cores are summed already."]
-    body += _last_gradients(kernels, used)
+    body += ["# Gradients that programs have summed up stand there already."]
+    body += _summed_gradients(kernels, used)
     if plan.trunk:
         size = math.prod(plan.trunk[-1].schedule.steps[-1].shape)
         used.add(size)
-        body += [f"dx{len(plan.trunk)} = tl.load(total_ptr + {layout.state} + r{size})"]
-    for chip, activation in reversed([*zip(plan.trunk, kernels.activations, strict=True)]):
+        start = layout.sums[0].state
+        body += [f"dx{len(plan.trunk)} = tl.load({totals[0]} + {start} + r{size})"]
+    for chip, activation in reversed([*zip(plan.trunk, kernels.activations, strict=False)]):
         body += [f"# Layer {chip.stage.number}: {kernels.statements(chip.stage)}"]
         body += _backward(kernels, Chip(chip, kernels.parameters, used), activation)
     title = "The gradients of all cores" if plan.trunk else "The gradients of the cores"
@@ -98,26 +101,31 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
     )
 
 
-def _last_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:
-    """The gradients of the last stage's cores, summed over the places where one is used."""
-    for number, region in enumerate(kernels.layout.sums):
+def _summed_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:
+    """The gradients of cores of stages in tiles, summed over the places where one is used."""
+    found: dict[str, tuple[int, list[str]]] = {}
+    for pointer, layout in zip(pass_totals(kernels), kernels.layout.sums, strict=True):
+        for region in layout.regions:
+            size = region.parameter.size
+            _, sources = found.setdefault(region.parameter.name, (size, []))
+            starts = (region.start + copy * size for copy in range(region.copies))
+            sources += (f"{pointer} + {start}" if start else pointer for start in starts)
+        for name, (start, size) in layout.learnt.items():
+            found[name] = size, [f"{pointer} + {start}" if start else pointer]
+    named = ((name, size, sources) for name, (size, sources) in found.items() if sources)
+    for number, (name, size, sources) in enumerate(named):
         value = f"sum{number}"  # a loop does not change what a name stands for
-        size = region.parameter.size
-        if not region.copies:  # a core that this half of a layer has none of
-            continue
         block = min(padded(size), _CHUNK)
         used.add(block)
-        pointer = kernels.gradient(region.parameter.name, size)
+        pointer = kernels.gradient(name, size)
         indent, at = "", f"r{block}"
         if size > block:
             yield f"for block in range({-(-size // block)}):"
             indent, at = "    ", "at"
             yield f"    at = block * {block} + r{block}"
         mask = f", mask={at} < {size}" if size % block else ""
-        for copy in range(region.copies):
-            start = region.start + copy * size
-            source = f"total_ptr + {start} + {at}" if start else f"total_ptr + {at}"
-            code = f"tl.load({source}{mask}{', other=0.0' if mask else ''})"
+        for copy, source in enumerate(sources):
+            code = f"tl.load({source} + {at}{mask}{', other=0.0' if mask else ''})"
             yield f"{indent}{value} {'+=' if copy else '='} {code}"
         yield f"{indent}tl.store({pointer} + {at}, {value}{mask})"
 

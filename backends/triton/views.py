@@ -18,13 +18,17 @@ from .activations import WRITTEN_OUT
 from .applied import AppliesView, FusedView, applies_view, fused_view
 from .joined import HalvesView, halves_view
 from .kernels import KernelView, LayerKernels, argument_names, launched, learnt_name
-from .layouts import is_sparse
+from .layouts import COLUMNS
+from .passes import PassView, pass_views
 from .readout import Readout
+from .sums import total
 from .trunk import trunk, trunk_adjoint
 
 # Versions of Triton that the kernels were compiled with.
 OLDEST, NEWEST = "3.6", "3.10"
-_COLUMNS = 64  # of the sums over programs that a program of `_total` makes
+
+
+_KEEP = "KEEP=keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,9 @@ class LayerView:
     readout: KernelView | None = None
     readout_adjoint: KernelView | None = None
     trunk_adjoint: KernelView | None = None
+    sums: KernelView | None = None
+    total_programs: int = 1
+    passes: tuple[PassView, ...] = ()
     state: int = 0
     digest: str = ""
     fused: FusedView | None = None
@@ -59,8 +66,11 @@ class LayerView:
     @property
     def views(self) -> tuple[KernelView, ...]:
         """The kernels in the order in which they run."""
-        found = (self.trunk, self.readout, self.readout_adjoint, self.trunk_adjoint)
-        return tuple(view for view in found if view is not None)
+        found = [self.trunk, *(p.forward for p in self.passes), self.readout]
+        found += [self.readout_adjoint, self.sums]
+        for own in reversed(self.passes):
+            found += [own.adjoint, own.total]
+        return tuple(view for view in (*found, self.trunk_adjoint) if view is not None)
 
     @property
     def applied(self) -> tuple[FusedView, ...]:
@@ -86,14 +96,47 @@ class LayerView:
             *(("inputs=1",) if shape else ()),
         )
 
-    @property
-    def total_programs(self) -> int:
-        """Programs that sum up what those of the readout have summed."""
-        return -(-self.total // _COLUMNS)
+    def launch(self, kernel: KernelView, grid: str, *more: str, **given: str) -> str:
+        """A line that launches a kernel on a grid; `given` are tensors of other names."""
+        options = (*more, f"num_warps={kernel.warps}", "**options")
+        return call(f"{kernel.name}[{grid}](", (*launched(kernel, self.state, **given), *options))
 
-    def launched(self, kernel: KernelView) -> tuple[str, ...]:
-        """What a kernel is given, by its pointers."""
-        return launched(kernel, self.state)
+    @property
+    def forward_lines(self) -> tuple[str, ...]:
+        """Lines that launch the kernels of the hidden stages."""
+        trunk = [] if self.trunk is None else [self.launch(self.trunk, f"({self.groups},)", _KEEP)]
+        passes = (
+            self.launch(own.forward, f"({own.programs}, {self.groups})", _KEEP)
+            for own in self.passes
+        )
+        return (*trunk, *passes)
+
+    @property
+    def backward_lines(self) -> tuple[str, ...]:
+        """Lines that launch the kernels of the adjoint."""
+        assert self.readout_adjoint is not None
+        assert self.sums is not None
+        return (
+            self.launch(self.readout_adjoint, f"({self.programs}, {self.groups})"),
+            self.launch(self.sums, f"({self.total_programs}, {self.groups})"),
+            *self.pulled_lines,
+        )
+
+    @property
+    def pulled_lines(self) -> tuple[str, ...]:
+        """Lines that launch the adjoints of the hidden stages, when the last one is summed up."""
+        lines = []
+        for own in reversed(self.passes):
+            following = f"total{own.number + 1}" if own.number < len(self.passes) else "total"
+            made, blocks = f"total{own.number}", f"({own.total_programs}, {self.groups})"
+            lines += [
+                f"partial = kept.new_{'zeros' if own.sparse else 'empty'}({own.partial})",
+                f"{made} = kept.new_empty({own.summed})",
+                self.launch(own.adjoint, f"({own.programs}, {self.groups})", next=following),
+                self.launch(own.total, blocks, total=made),
+            ]
+        assert self.trunk_adjoint is not None
+        return (*lines, self.launch(self.trunk_adjoint, f"({self.groups},)"))
 
 
 def layer_kernels(program: LayerProgram) -> LayerView:
@@ -110,7 +153,9 @@ def layer_kernels(program: LayerProgram) -> LayerView:
         found,
         given=tuple(_given(layer)),
         readout_adjoint=Readout(kernels).backward(),
+        sums=total(kernels, kernels.layout.sums[-1], ""),
         trunk=trunk(kernels),
+        passes=pass_views(kernels),
         fused=fused_view(kernels, fused, found) if isinstance(fused, FusedPlan) else None,
         applies=applies_view(layer.target),
         halves=_halves(halves, found, layer) if isinstance(halves, HalvesPlan) else None,
@@ -122,18 +167,20 @@ def layer_kernels(program: LayerProgram) -> LayerView:
 def _view(kernels: LayerKernels, arguments: tuple[str, ...]) -> LayerView:
     """What a layer has in common with the halves of one."""
     plan, layer, layout = kernels.plan, kernels.layer, kernels.layout
+    sums = layout.sums[-1]
     return LayerView(
         reason=(),
         name=f"_{layer.name}",
         arguments=arguments,
         shape=_shape(layer.target.weight_shape),
         groups=layer.groups,
-        programs=plan.programs,
+        programs=plan.readout.programs,
         kept=layout.kept * layer.groups,
-        partial=plan.programs * layer.groups * layout.summed,
-        total=layer.groups * layout.summed,
+        partial=sums.partial * layer.groups,
+        total=sums.count * layer.groups,
+        total_programs=sums.blocks,
         trained=layer.groups * layout.trained,
-        sparse=is_sparse(layer, plan.readout.tile),
+        sparse=sums.sparse,
         readout=Readout(kernels).forward(),
         trunk_adjoint=trunk_adjoint(kernels),
         state=layout.states[-1] if layout.states else 0,
@@ -188,7 +235,7 @@ class ChipsView:
 
     fused: bool
     batch: int
-
+    columns: int
     any: bool
     contractions: bool
     functions: frozenset[str]
@@ -207,6 +254,7 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
     return ChipsView(
         fused=bool(applied),
         batch=BATCH,
+        columns=COLUMNS,
         any=bool(views),
         contractions="_tile_contract" in text,
         functions=frozenset(name for name in WRITTEN_OUT if f"_{name}(" in text),

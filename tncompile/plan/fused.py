@@ -17,19 +17,14 @@ from tncompile.diagnostics import planning as errors
 from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, Linear
 from tncompile.plan.halves import Halves, find_halves
-from tncompile.plan.kernels import (
-    ChipStage,
-    KernelPlan,
-    large_cores,
-    plan_kernels,
-    weight_legs,
-)
+from tncompile.plan.kernels import KernelPlan, plan_kernels
 from tncompile.plan.occupancy import LEAST_SUM
 from tncompile.plan.onchip import chip_schedule, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.results import LayerPlan
 from tncompile.plan.schedule import operands
-from tncompile.plan.tiles import Leg, Place, held, padded, tile
+from tncompile.plan.tiles import Leg, Place, tile
+from tncompile.plan.tiling import ChipStage, blocks, large_cores, weight_legs
 
 SIDE = 64  # of a tile: rows, and columns
 BATCH = 64  # inputs of a program
@@ -70,13 +65,15 @@ def with_kernels(plan: LayerPlan, findings: Findings) -> LayerPlan:
     if isinstance(kernels, str):
         findings.add(errors.NoKernels(plan.layer.span, plan.layer.name, kernels))
         return replace(plan, kernels=kernels)
-    halves = plan_halves(plan.layer)
+    halves = plan_halves(kernels)
     return replace(plan, kernels=kernels, fused=plan_fused(kernels), halves=halves)
 
 
-def plan_halves(layer: Layer) -> HalvesPlan | str:
+def plan_halves(whole: KernelPlan) -> HalvesPlan | str:
     """How a layer is applied half by half; or why it is not, in words."""
-    halves = find_halves(layer)
+    if whole.passes:
+        return "its hidden states fit no single GPU program"
+    halves = find_halves(whole.layer)
     if isinstance(halves, str):
         return halves
     plans = []
@@ -103,10 +100,10 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     columns = tuple(leg for leg, axis in zip(legs, layer.modes.axes, strict=True) if axis > 0)
     if min(math.prod(i.size for i in side) for side in (rows, columns)) < LEAST_SUM:
         return f"its weight has fewer than {LEAST_SUM} rows or columns"
-    outputs = _tiles(layer, rows, columns, sums=True)
+    outputs = _tiles(kernels, rows, columns, sums=True)
     inputs = None
     if not isinstance(target, Convolution):
-        inputs = _tiles(layer, columns, rows, sums=False)
+        inputs = _tiles(kernels, columns, rows, sums=False)
     if isinstance(outputs, str) or isinstance(inputs, str):
         return outputs if isinstance(outputs, str) else str(inputs)
     shape = (target.weight_shape[0], math.prod(target.weight_shape[1:]))
@@ -122,17 +119,18 @@ def side_blocks(chip: ChipStage, axes: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _tiles(
-    layer: Layer, fixed: tuple[Index, ...], looped: tuple[Index, ...], sums: bool
+    kernels: KernelPlan, fixed: tuple[Index, ...], looped: tuple[Index, ...], sums: bool
 ) -> ChipStage | str:
     """Tiles whose program is told by the digits of `fixed` legs, and which loops over `looped`.
 
     With `sums` gradients are summed over the loop on chip.
     """
-    blocks = _blocks(layer, fixed) | _blocks(layer, looped)
-    large = large_cores(layer)
+    stage = kernels.readout.stage
+    found = blocks(stage, fixed[::-1], SIDE) | blocks(stage, looped[::-1], SIDE)
+    large = large_cores(stage)
     legs = []
-    for number, index in enumerate(weight_legs(layer)):
-        leg = Leg(index, blocks[index.name], Place.TILE, "")
+    for number, index in enumerate(weight_legs(kernels.layer)):
+        leg = Leg(index, found[index.name], Place.TILE, "")
         if leg.count > 1:
             place = Place.GRID if index in fixed else Place.LOOP
             if sums and place is Place.LOOP and index.name in large:
@@ -140,26 +138,13 @@ def _tiles(
             leg = Leg(index, leg.block, place, f"d{number}")
         legs.append(leg)
     for side in (fixed, looped):
-        if math.prod(blocks[i.name] for i in side) < LEAST_SUM:
+        if math.prod(found[i.name] for i in side) < LEAST_SUM:
             return "its modes make no tiles that matrix units take"
-    found = tile(layer.stages[-1], legs)
-    schedule = chip_schedule(found)
+    own = tile(stage, legs, kernels.padded_state)
+    schedule = chip_schedule(own)
     if not schedule.fits or not operands(schedule.steps[-1]):
         return "a tile of it fits no GPU program"
-    return ChipStage(found, schedule)
-
-
-def _blocks(layer: Layer, legs: tuple[Index, ...]) -> dict[str, int]:
-    """How much of each leg a tile holds: all of the fastest ones, as far as a side reaches."""
-    whole, large = held(layer.stages[-1]), large_cores(layer)
-    blocks, room = {}, SIDE
-    for index in reversed(legs):
-        block = padded(index.size)
-        if index.name not in whole and block > room:
-            block = room if index.name in large else min(room, index.size & -index.size)
-        room //= min(block, room)
-        blocks[index.name] = block
-    return blocks
+    return ChipStage(own, schedule)
 
 
 def _most(chip: ChipStage) -> int:

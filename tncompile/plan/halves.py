@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import CONSTANTS, Core, Index, Layer, Modes, Stage
 from tncompile.graph.targets import Convolution, Linear
-from tncompile.plan.kernels import weight_legs
+from tncompile.plan.tiling import weight_legs
 
 
 @dataclass(frozen=True, slots=True)

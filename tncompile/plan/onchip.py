@@ -170,27 +170,29 @@ def _tree(tile: Tile) -> ChipSchedule:
     return _placed(tile, tree_schedule(stage, found.path, _CHIP).steps)
 
 
-class _Sweep:
-    """A row swept from the left, or from the right, in blocks of its sources.
+def sweep_blocks(row: Row, count: int | None = None) -> list[int]:
+    """For each action of a row the source with which a sweep from the left carries it out.
 
-    A core belongs to the block of the last of its ancestors; what it needs of other blocks is
-    there by then.
+    It is the last of its ancestors; what an action needs of other sources is there by then. With
+    `count`, the number of sources, the sweep is from the right, and sources count from there.
     """
+    last = {i.name: k if count is None else count - 1 - k for k, i in enumerate(row.sources)}
+    found: list[int] = []
+    for action in row.actions:
+        found.append(max(last[name] for name in action.inputs))
+        last |= dict.fromkeys((i.name for i in action.outputs), found[-1])
+    return found
+
+
+class _Sweep:
+    """A row swept from the left, or from the right, in blocks of its sources."""
 
     def __init__(self, tile: Tile, row: Row, way: int) -> None:
         self.tile = tile
         self.row = row
         self.way = way
         self.count = len(row.sources)
-        last = {i.name: self._turn(k) for k, i in enumerate(row.sources)}
-        self.block: list[int] = []
-        for action in row.actions:
-            self.block.append(max(last[name] for name in action.inputs))
-            last |= dict.fromkeys((i.name for i in action.outputs), self.block[-1])
-
-    def _turn(self, source: int) -> int:
-        """The number of a source, counted from where the sweep begins."""
-        return source if self.way is _LEFT else self.count - 1 - source
+        self.block = sweep_blocks(row, None if way is _LEFT else self.count)
 
     def best(self) -> ChipSchedule | None:
         """The cheapest blocks; None where some window fits no program."""

@@ -69,7 +69,7 @@ class Tile:
 
     `stage` has a parameter of its own for every core, and only what is left of each; `axes` are
     those of its cores, by position, and `offsets` where a core begins in its parameter. `state`
-    are the axes of the incoming state, which is stored with each of its legs padded.
+    are the axes of the incoming state, as it is stored.
     """
 
     whole: Stage
@@ -86,6 +86,11 @@ class Tile:
     def count(self, place: Place) -> int:
         """How many values these digits have together."""
         return math.prod(leg.count for leg in self.digits(place))
+
+    def others(self, axes: Sequence[Axis]) -> tuple[Leg, ...]:
+        """The legs with digits from the program's number that these axes do not have."""
+        own = {axis.digit for axis in axes}
+        return tuple(leg for leg in self.digits(Place.GRID) if leg.digit not in own)
 
     def place(self, core: int) -> Place:
         """What a core depends on."""
@@ -114,11 +119,14 @@ def held(stage: Stage) -> frozenset[str]:
     return frozenset(names & {i.name for i in stage.outgoing})
 
 
-def tile(stage: Stage, legs: Sequence[Leg]) -> Tile:
-    """A stage with its outgoing legs in blocks, in the order in which its tiles are wanted."""
+def tile(stage: Stage, legs: Sequence[Leg], padded_state: bool = True) -> Tile:
+    """A stage with its outgoing legs in blocks, in the order in which its tiles are wanted.
+
+    Its incoming state is stored as one program has made it, each leg padded, or without padding.
+    """
     blocks = {leg.index.name: leg for leg in legs}
     axes = [_axes(core.indices, blocks, whole=False) for core in stage.cores]
-    state = _axes(stage.incoming, blocks, whole=True)
+    state = _axes(stage.incoming, blocks, whole=padded_state)
     cores = (
         replace(
             core,

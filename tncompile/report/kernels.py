@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tncompile.plan.fused import FusedPlan, HalvesPlan
-from tncompile.plan.kernels import KernelPlan
+from tncompile.plan.kernels import KernelPlan, Pass
+from tncompile.plan.occupancy import Footprint
 from tncompile.plan.results import LayerPlan
-from tncompile.plan.tiles import Place
 from tncompile.report.units import show_size
 
 
@@ -23,15 +23,24 @@ def kernel_sentences(plan: LayerPlan) -> list[str]:
     found = [f"{forward} launches forward, {backward} backward to make the weight on a CUDA device"]
     if kernels.trunk:
         largest = max(chip.schedule.largest_value for chip in kernels.trunk)
-        stages = "1 hidden stage" if len(kernels.trunk) == 1 else "all hidden stages"
+        count = len(kernels.trunk)
+        stages = "1 hidden stage" if count == 1 else f"{count} hidden stages"
         found.append(
             f"trunk: {stages} in one program of {kernels.trunk_warps} warps{groups},"
             f" {largest:,} entries on chip at most"
         )
-    tiles = "one" if kernels.loops == 1 else f"{kernels.loops:,}"
+    for number, own in enumerate(kernels.passes, 1):
+        found.append(
+            f"pass {number}: {_what(own)} in tiles of {own.chip.entries:,} entries, one by each of"
+            f" {own.chip.programs:,} programs of {own.forward.warps} warps{groups}; predicted"
+            f" {own.forward.registers} registers of a thread, {own.adjoint.registers} of its"
+            " adjoint's"
+        )
+    readout = kernels.readout
+    tiles = "one" if readout.loops == 1 else f"{readout.loops:,}"
     found.append(
-        f"readout: tiles of {kernels.tile_entries:,} entries, {tiles} by each of"
-        f" {kernels.programs:,} programs of {kernels.readout_warps} warps{groups};"
+        f"readout: tiles of {readout.entries:,} entries, {tiles} by each of"
+        f" {readout.programs:,} programs of {kernels.readout_warps} warps{groups};"
         f" {kernels.multiplications:.3g} multiplications for each entry of the weight"
     )
     found += _footprints(kernels)
@@ -63,14 +72,21 @@ def _footprints(kernels: KernelPlan) -> list[str]:
     return [f"predicted for a thread, and shared by a program: {'; '.join(parts)}"]
 
 
+def _what(own: Pass) -> str:
+    """What a pass makes."""
+    part = "" if own.chip.stage.activation is not None else "part of "
+    return f"{part}stage {own.chip.stage.number}, too large for one program,"
+
+
 def inputs_of(fused: FusedPlan) -> str:
     """What a batch consists of."""
     return "inputs" if fused.inputs is not None else "output positions"
 
 
 def launches(kernels: KernelPlan) -> tuple[int, int]:
-    """Launches forward and backward."""
-    return 1 + bool(kernels.trunk), 3
+    """Launches forward and backward: a pass is one more, and its adjoint two."""
+    passes = len(kernels.passes)
+    return 1 + bool(kernels.trunk) + passes, 3 + 2 * passes
 
 
 def kernel_data(plan: LayerPlan) -> dict[str, Any] | None:
@@ -81,7 +97,6 @@ def kernel_data(plan: LayerPlan) -> dict[str, Any] | None:
     if isinstance(kernels, str):
         return {"reason": kernels}
     forward, backward = launches(kernels)
-    tile = kernels.readout.tile
     fused = plan.fused if isinstance(plan.fused, FusedPlan) else None
     return {
         "launches_forward": forward,
@@ -89,19 +104,33 @@ def kernel_data(plan: LayerPlan) -> dict[str, Any] | None:
         "trunk_warps": kernels.trunk_warps if kernels.trunk else None,
         "readout_warps": kernels.readout_warps,
         "footprints": {
-            kernel.value: {
-                "warps": taken.warps,
-                "registers": taken.registers,
-                "shared_bytes": taken.shared_bytes,
-            }
-            for kernel, taken in kernels.footprints.items()
+            kernel.value: _footprint_data(taken) for kernel, taken in kernels.footprints.items()
         },
-        "tile_entries": kernels.tile_entries,
-        "programs": tile.count(Place.GRID),
-        "tiles_per_program": tile.count(Place.LOOP),
+        "passes": [
+            {
+                "stage": own.chip.stage.number,
+                "tile_entries": own.chip.entries,
+                "programs": own.chip.programs,
+                "footprint": _footprint_data(own.forward),
+                "adjoint_footprint": _footprint_data(own.adjoint),
+            }
+            for own in kernels.passes
+        ],
+        "tile_entries": kernels.readout.entries,
+        "programs": kernels.readout.programs,
+        "tiles_per_program": kernels.readout.loops,
         "multiplications_per_entry": kernels.multiplications,
         "fused_until_batch": None if fused is None else fused.most,
         "halves": isinstance(plan.halves, HalvesPlan),
         "no_halves": plan.halves if isinstance(plan.halves, str) else None,
         "not_fused": plan.fused if isinstance(plan.fused, str) else None,
+    }
+
+
+def _footprint_data(taken: Footprint) -> dict[str, int]:
+    """What a kernel takes as JSON-ready data."""
+    return {
+        "warps": taken.warps,
+        "registers": taken.registers,
+        "shared_bytes": taken.shared_bytes,
     }

@@ -28,7 +28,7 @@ from tncompile.diagnostics import Findings
 from tncompile.driver import read_program
 from tncompile.emit import Header, check, load_backend, module_program
 from tncompile.plan import Cache, Memory, Settings, make_plan
-from tncompile.plan import kernels as planning
+from tncompile.plan import tiling as planning
 from tncompile.plan.folders import cache_folder
 
 # All that the interpreter puts functions of its own into, and does not always take them back.

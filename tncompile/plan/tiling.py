@@ -1,0 +1,214 @@
+"""Stages cut into tiles that GPU programs make: the tiles of a weight, and of a hidden state.
+
+Enters: a stage whose result is a weight or a state. Leaves: a `ChipStage`: the largest tile of it
+that a program can hold, by the model of `occupancy`, with its steps. Each tile is contiguous in
+the result, as far as its legs allow; the other legs make the grid, or a loop in each program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from tncompile.graph.ir import Index, Layer, Stage
+from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, Steps, footprint
+from tncompile.plan.onchip import LARGEST_OPERAND, LARGEST_VALUE, ChipSchedule, chip_schedule
+from tncompile.plan.schedule import needed_values, operands
+from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile
+
+# Entries of a tile: 16 KiB in float32, half that of the products that a mixer of two wires makes
+# of them.
+TILE = 2**12
+# A kernel whose tiles have fewer, of a larger weight, is slower than PyTorch code.
+LEAST_TILE = 2**8
+# Programs of the readout, for about two to each multiprocessor of a large GPU; each writes sums of
+# its own in the backward pass, so more of them would cost bandwidth.
+PROGRAMS = 2**8
+# Entries that a core may have in all where its gradients are summed over a loop in registers.
+LARGEST_SUMMED = 2**11
+# Entries of a value or an operand from which on a program has eight warps, not four.
+MANY = 2**11
+# Neighbours in memory that a tile of a state has at least: less would waste bandwidth.
+_RUN = 2**4
+# The most entries that a tile has of one leg, tried one after the other.
+_CAPS = (2**62, 2**6, 2**4)
+
+
+@dataclass(frozen=True, slots=True)
+class ChipStage:
+    """A stage, or a tile of it, with its steps on chip."""
+
+    tile: Tile
+    schedule: ChipSchedule
+
+    @property
+    def stage(self) -> Stage:
+        """The stage in the graph."""
+        return self.tile.whole
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The steps whose values the adjoint reads, cores and the incoming state aside."""
+        steps = self.schedule.steps
+        return tuple(r for r in sorted(needed_values(steps)) if operands(steps[r]))
+
+    @property
+    def entries(self) -> int:
+        """Entries of a tile, those of padded blocks included."""
+        return math.prod(leg.block for leg in self.tile.legs)
+
+    @property
+    def programs(self) -> int:
+        """Programs that make all tiles, of each row group."""
+        return self.tile.count(Place.GRID)
+
+    @property
+    def loops(self) -> int:
+        """Tiles that each of them makes."""
+        return self.tile.count(Place.LOOP)
+
+
+def stages_footprint(kernel: Kernel, schedules: Sequence[ChipSchedule]) -> Footprint:
+    """What a kernel takes, with eight warps where a step makes or reads many entries."""
+    most = max((max(s.largest_value, s.largest_operand) for s in schedules), default=0)
+    loops = (tuple(place is Place.LOOP for place in s.places) for s in schedules)
+    stages = [Steps(s.steps, looped) for s, looped in zip(schedules, loops, strict=True)]
+    return footprint(kernel, stages, 8 if most >= MANY else 4)
+
+
+def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | str:
+    """The stage that makes a weight, in the largest tiles that fit; or why there are none."""
+    legs = weight_legs(layer)
+    ways = (
+        _in_loops(layer, stage, _cut(stage, legs, blocks(stage, legs[::-1], size, cap)))
+        for size in _sizes()
+        for cap in _CAPS
+    )
+    found = _first_that_fits(stage, ways, padded_state)
+    return f"no tile of the weight fits: {found}" if isinstance(found, str) else found
+
+
+def state_tile(stage: Stage, padded_state: bool, whole: bool) -> ChipStage | str:
+    """A stage that makes a state, or part of one, in tiles; or why there are none.
+
+    With `whole` each tile has all of the legs that its cores put out, so that programs share
+    nothing of the incoming state.
+    """
+    incoming = {i.name for i in stage.incoming}
+    made = [i for i in stage.outgoing if i.name not in incoming]
+    passed = [i for i in stage.outgoing if i.name in incoming]
+    ways = []
+    for size in _sizes():
+        for cap in _CAPS:
+            run = _run(stage, stage.outgoing)
+            order = [i for i in (*reversed(made), *reversed(passed)) if i.name not in run]
+            room = max(size // math.prod(run.values()), 1)
+            found = run | blocks(stage, order, room, cap)
+            if not whole or all(found[i.name] == padded(i.size) for i in made):
+                ways.append(_cut(stage, stage.outgoing, found))
+    return _first_that_fits(stage, ways, padded_state)
+
+
+def _run(stage: Stage, legs: Sequence[Index]) -> dict[str, int]:
+    """Blocks of the fastest legs that are neighbours in memory."""
+    found: dict[str, int] = {}
+    for leg in reversed(legs):
+        room = _RUN // math.prod(found.values())
+        if room < 2:
+            break
+        found |= blocks(stage, [leg], room)
+    return found
+
+
+def _sizes() -> list[int]:
+    """Entries of a tile, tried one after the other."""
+    return [size for k in range(TILE.bit_length()) if (size := TILE >> k) >= LEAST_TILE]
+
+
+def _first_that_fits(
+    stage: Stage, ways: Iterable[list[Leg]], padded_state: bool
+) -> ChipStage | str:
+    """The first way to cut a stage that leaves programs enough room; or why there is none."""
+    reason = f"stage {stage.number} is a single tensor"
+    tried: list[list[Leg]] = []
+    for legs in ways:
+        if legs in tried:
+            continue
+        tried.append(legs)
+        found = tile(stage, legs, padded_state)
+        if not any(core.indices for core in found.stage.cores):
+            break
+        schedule = chip_schedule(found)
+        if not schedule.fits:
+            reason = too_large(stage, schedule)
+        elif operands(schedule.steps[-1]):
+            adjoint = stages_footprint(Kernel.READOUT_ADJOINT, (schedule,))
+            reason = f"stage {stage.number} takes {adjoint.registers} registers of each thread"
+            if adjoint.registers <= SAFE_REGISTERS:
+                return ChipStage(found, schedule)
+    return reason
+
+
+def too_large(stage: Stage, schedule: ChipSchedule) -> str:
+    """Why no program holds a stage, in words."""
+    count, most, what = schedule.largest_value, LARGEST_VALUE, "entries"
+    if count <= most:
+        count, most, what = schedule.largest_operand, LARGEST_OPERAND, "entries in a product"
+    return (
+        f"stage {stage.number} has {count} {what} at a time, more than the {most} that one GPU"
+        " program holds"
+    )
+
+
+def weight_legs(layer: Layer) -> tuple[Index, ...]:
+    """The outgoing legs of a layer in the order of its weight, slowest first."""
+    place = {mode: k for k, mode in enumerate(layer.modes.places)}
+    return tuple(layer.stages[-1].outgoing[place[m]] for m in range(layer.modes.order))
+
+
+def blocks(stage: Stage, order: Sequence[Index], size: int, cap: int = 2**62) -> dict[str, int]:
+    """How much of each leg a tile of `size` entries holds: all of the first ones, if it can."""
+    whole, large = held(stage), large_cores(stage)
+    found, room = {}, size
+    for index in order:
+        block, most = padded(index.size), min(room, cap)
+        if index.name not in whole and block > most:
+            # Gradients of small cores are put together from blocks of one size.
+            block = most if index.name in large else min(most, index.size & -index.size)
+        room //= min(block, room)
+        found[index.name] = block
+    return found
+
+
+def _cut(stage: Stage, legs: Sequence[Index], found: dict[str, int]) -> list[Leg]:
+    """Legs in these blocks; where there are several, the number of a program tells which."""
+    cut = []
+    for number, index in enumerate(legs):
+        leg = Leg(index, found[index.name], Place.GRID, f"d{number}")
+        cut.append(leg if leg.count > 1 else replace(leg, place=Place.TILE, digit=""))
+    return cut
+
+
+def _in_loops(layer: Layer, stage: Stage, legs: list[Leg]) -> list[Leg]:
+    """The fastest digits are a loop's where enough programs are left."""
+    large = large_cores(stage)
+    count = math.prod(leg.count for leg in legs) * layer.groups
+    loops = 1
+    found = []
+    for leg in reversed(legs):
+        fewer = count // (loops * leg.count)
+        if leg.count > 1 and fewer >= PROGRAMS and leg.index.name not in large:
+            loops *= leg.count
+            leg = replace(leg, place=Place.LOOP)
+        found.append(leg)
+    return found[::-1]
+
+
+def large_cores(stage: Stage) -> frozenset[str]:
+    """The legs of cores too large for their gradients to be summed over a loop on chip.
+
+    Legs of the incoming state are such, too.
+    """
+    cores = (c for c in stage.cores if math.prod(i.size for i in c.indices) > LARGEST_SUMMED)
+    return frozenset(i.name for legs in (stage.incoming, *(c.indices for c in cores)) for i in legs)
