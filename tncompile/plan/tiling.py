@@ -30,7 +30,7 @@ LARGEST_SUMMED = 2**11
 # Entries of a value or an operand from which on a program has eight warps, not four.
 MANY = 2**11
 # Neighbours in memory that a tile of a state has at least: less would waste bandwidth.
-_RUN = 2**4
+RUN = 2**4
 # The most entries that a tile has of one leg, tried one after the other.
 _CAPS = (2**62, 2**6, 2**4)
 
@@ -85,8 +85,7 @@ def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | s
         for size in _sizes()
         for cap in _CAPS
     )
-    found = _first_that_fits(stage, ways, padded_state)
-    return f"no tile of the weight fits: {found}" if isinstance(found, str) else found
+    return _first_that_fits(stage, ways, padded_state, "no tile of the weight fits: ")
 
 
 def state_tile(stage: Stage, padded_state: bool, whole: bool) -> ChipStage | str:
@@ -114,7 +113,7 @@ def _run(stage: Stage, legs: Sequence[Index]) -> dict[str, int]:
     """Blocks of the fastest legs that are neighbours in memory."""
     found: dict[str, int] = {}
     for leg in reversed(legs):
-        room = _RUN // math.prod(found.values())
+        room = RUN // math.prod(found.values())
         if room < 2:
             break
         found |= blocks(stage, [leg], room)
@@ -127,7 +126,7 @@ def _sizes() -> list[int]:
 
 
 def _first_that_fits(
-    stage: Stage, ways: Iterable[list[Leg]], padded_state: bool
+    stage: Stage, ways: Iterable[list[Leg]], padded_state: bool, what: str = ""
 ) -> ChipStage | str:
     """The first way to cut a stage that leaves programs enough room; or why there is none."""
     reason = f"stage {stage.number} is a single tensor"
@@ -141,10 +140,11 @@ def _first_that_fits(
             break
         schedule = chip_schedule(found)
         if not schedule.fits:
-            reason = too_large(stage, schedule)
+            reason = what + too_large(stage, schedule)
         elif operands(schedule.steps[-1]):
             adjoint = stages_footprint(Kernel.READOUT_ADJOINT, (schedule,))
             reason = f"stage {stage.number} takes {adjoint.registers} registers of each thread"
+            reason = what + reason
             if adjoint.registers <= SAFE_REGISTERS:
                 return ChipStage(found, schedule)
     return reason

@@ -27,7 +27,7 @@ from tncompile.api import import_text
 from tncompile.diagnostics import Findings
 from tncompile.driver import read_program
 from tncompile.emit import Header, check, load_backend, module_program
-from tncompile.plan import Cache, Memory, Settings, make_plan
+from tncompile.plan import Cache, Memory, Settings, make_plan, onchip
 from tncompile.plan import tiling as planning
 from tncompile.plan.folders import cache_folder
 
@@ -66,10 +66,21 @@ def _interpreted(function: JITFunction[Any]) -> InterpretedFunction[Any]:
 
 @cache
 def emitted(
-    text: str, tile: int | None = None, programs: int | None = None, budget: int | None = None
+    text: str,
+    tile: int | None = None,
+    programs: int | None = None,
+    budget: int | None = None,
+    largest: int | None = None,
 ) -> str:
-    """The text of a module, with tiles of so many entries and a grid of about so many programs."""
+    """The text of a module, with tiles of so many entries and a grid of about so many programs.
+
+    A program holds values of `largest` entries: larger stages are passes.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        if largest is not None:
+            patch.setattr(onchip, "LARGEST_VALUE", largest)
+            patch.setattr(onchip, "LARGEST_OPERAND", 16 * largest)
+            patch.setattr(planning, "RUN", 2)
         if tile is not None:
             patch.setattr(planning, "TILE", tile)
             patch.setattr(planning, "LEAST_TILE", 1)
@@ -86,11 +97,15 @@ def emitted(
 
 
 def compiled(
-    text: str, tile: int | None = None, programs: int | None = None, budget: int | None = None
+    text: str,
+    tile: int | None = None,
+    programs: int | None = None,
+    budget: int | None = None,
+    largest: int | None = None,
 ) -> ModuleType:
     """The module; called inside of `interpreting`, it runs there."""
     assert triton.knobs.runtime.interpret, "a test of kernels uses the fixture `interpreter`"
-    return import_text(emitted(text, tile, programs, budget), "interpreted")
+    return import_text(emitted(text, tile, programs, budget, largest), "interpreted")
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from tncompile.api import import_text
 TEXT = "layer a : Linear(8, 8) from MERA(2) { activation = silu }"
 # Its operators are not for the interpreter.
 OUTSIDE = "layer a : Linear(8, 8) from MERA(2) { activation = gelu }"
+# A sum that no program holds, and that no tile makes shorter.
 LARGE = (
-    "topology T() { root product(order)  repeat 2 { map all } }\n"
-    "layer a : Tensor(65536) from T() { activation = silu }\n"
+    "network N() { P(h: 20000, leg[1])  Q(h, leg[2]) }\n"
+    "layer a : Linear(8, 8) from N() { modes = [o, i] }\n"
 )
 
 
