@@ -84,8 +84,7 @@ class LayerKernels:
         """Lines that take pointers to what belongs to the program's row group."""
         if self.layer.groups == 1:
             return []
-        lines = [f"group = tl.program_id({axis})"]
-        return [*lines, *(f"{name} += group * {size}" for name, size in sizes)]
+        return [f"group = tl.program_id({axis})", *to_group(sizes)]
 
     def gradient(self, name: str, size: int) -> str:
         """Where the gradients of a parameter are written, those of the program's row group."""
@@ -98,9 +97,16 @@ class LayerKernels:
         return "; ".join(dict.fromkeys(core.statement for core in stage.cores)) + "."
 
 
-def launched(kernel: KernelView, state: int, tiles: str = "") -> tuple[str, ...]:
+def to_group(sizes: Sequence[tuple[str, int]]) -> list[str]:
+    """Lines that take pointers from the first row group to the program's."""
+    return [f"{name} += group * {size}" for name, size in sizes]
+
+
+def launched(
+    kernel: KernelView, state: int, tiles: str = "", batch: str = "batch"
+) -> tuple[str, ...]:
     """What a kernel is given, by its pointers; the state begins at `state` of what is kept."""
-    given = {"state": f"kept[{state}:]" if state else "kept", "tiles": tiles}
+    given = {"state": f"kept[{state}:]" if state else "kept", "tiles": tiles, "batch": batch}
     names = (pointer.removesuffix("_ptr") for pointer in kernel.pointers)
     return tuple(given.get(name, name) for name in names)
 
