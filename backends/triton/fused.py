@@ -21,6 +21,11 @@ from .kernels import KernelView, LayerKernels, to_group
 from .places import Places, Side
 from .readout import Sums, after_tiles, digit_lines, leg_axis, needed_first, read_again
 
+# Which share of the tiles a program has, and the first row of its block. Entries of a batch are
+# counted in 64 bits: there may be 2^31 of them.
+_SHARE = "tl.program_id(2).to(tl.int64)"
+_FIRST = "tl.program_id(1) * BATCH"
+
 
 class Fused:
     """Writes the kernels of a layer that is applied tile by tile."""
@@ -147,8 +152,8 @@ class Fused:
         refs = writer.placed(Place.LOOP)
         inner += [*writer.run(read_again(writer, refs) if again else refs), *lines]
         return [
-            "first = tl.program_id(2) * tiles",
-            "for tile in range(first, first + tiles):",
+            "begin = tl.program_id(2) * tiles",
+            "for tile in range(begin, begin + tiles):",
             *(f"    {part}" for line in inner for part in line.split("\n")),
         ]
 
@@ -164,10 +169,10 @@ class Fused:
             ("fused", title),
             ("input_ptr", "output_ptr"),
             ("x", "y", "Y = X W^T"),
-            places.output_positions(),
+            places.output_rows(_FIRST),
             places.covered,
-            places.outputs,
-            f"tl.program_id(2) * batch * {places.conv.out_channels}",
+            (places.outputs_from, places.outputs),
+            f"{_SHARE} * batch * {places.conv.out_channels}",
         )
 
     def inputs(self) -> KernelView | None:
@@ -176,7 +181,7 @@ class Fused:
             return None
         places, summands = self.places, self.plan.summands
         title = "The gradient of a block of inputs, from tiles of the weight made once more."
-        share = "tl.program_id(2)"
+        share = _SHARE
         if summands > 1:  # each row group has a sum of its own
             own = "group" if places.conv.groups == 1 else f"(group % {summands})"
             share = f"({share} * {summands} + {own})"
@@ -186,9 +191,9 @@ class Fused:
             ("fused_inputs", title),
             ("gradient_ptr", "input_gradient_ptr"),
             ("dy", "dx", "dX = dY W"),
-            places.input_positions(),
+            places.input_rows(_FIRST),
             places.covering,
-            places.inputs,
+            (places.inputs_from, places.inputs),
             f"{share} * batch * {places.conv.in_channels}",
         )
 
@@ -199,9 +204,9 @@ class Fused:
         named: tuple[str, str],
         pointers: tuple[str, str],
         equation: tuple[str, str, str],
-        positions: Sequence[str],
+        rows: Sequence[str],
         read: Callable[[Side], tuple[list[str], str]],
-        where: Callable[[Side], str],
+        where: tuple[Callable[[str], str], Callable[[Side], str]],
         share: str,
     ) -> KernelView:
         """A block of rows of the batch with the tiles of an axis of the weight, added up.
@@ -218,9 +223,7 @@ class Fused:
         right = "tl.trans(w)" if axis == 0 else "w"
         body = [
             *self._begin(writer),
-            "row = tl.program_id(1) * BATCH + tl.arange(0, BATCH)",
-            "inside = row < batch",
-            *positions,
+            *rows,
             f"{total} = tl.zeros((BATCH, {fixed.size}), {COMPUTE})",
         ]
         inner = [
@@ -234,9 +237,9 @@ class Fused:
         body += [
             *self._tiles(writer, inner),
             *fixed.lines,
-            f"at = {where(fixed)}",
-            f"at += {share}",
-            f"tl.store({pointers[1]} + at, {total}, mask={fixed.mask()})",
+            f"{pointers[1]} += {share}",
+            f"at = {where[1](fixed)}",
+            f"tl.store({where[0](pointers[1])} + at, {total}, mask={fixed.mask()})",
         ]
         return self._view(*named, pointers, body, writer)
 
@@ -248,6 +251,8 @@ class Fused:
         sums = Sums(self.kernels, writer, pull)
         places, groups = self.places, self.layer.groups
         lines, load = places.covered(columns)
+        gradients = places.outputs_from("gradient_ptr")
+        start = "start + tl.program_id(1)"  # which is 0: in the interpreter `start` is an int
         number = "tl.program_id(2)"
         if self.plan.outputs.tile.count(Place.GRID) > 1:
             number = "(program * tl.num_programs(2) + tl.program_id(2))"
@@ -262,12 +267,10 @@ class Fused:
             *columns.lines,
             f"g = tl.zeros(({rows.size}, {columns.size}), {COMPUTE})",
             "for start in range(0, batch, BATCH):",
-            "    row = start + tl.arange(0, BATCH)",
-            "    inside = row < batch",
-            *(f"    {line}" for line in (*places.output_positions(), *lines)),
+            *(f"    {line}" for line in (*places.output_rows(start), *lines)),
             f"    x = {load}",
             f"    at = {places.outputs(rows)}",
-            f"    dy = tl.load(gradient_ptr + at, mask={rows.mask()}, other=0.0)",
+            f"    dy = tl.load({gradients} + at, mask={rows.mask()}, other=0.0)",
             "    # dW = dY^T X",
             "    g += tl.dot("
             f"tl.trans(dy), x.to(dy.dtype), input_precision=DOT, out_dtype={COMPUTE})",

@@ -45,15 +45,15 @@ def convolution(layer: Layer) -> Convolution:
 class Places:
     """Writes the addresses of inputs and outputs.
 
-    Lines are those of a kernel: `row` numbers rows of the batch, of which the first `inside`
-    exist. `group` and `part`, where there are several, are the row group of a program and the
-    convolution's group of channels that it reads.
+    Lines are those of a kernel: `row` numbers rows of the batch, from `first` on, of which those
+    `inside` exist; `n` are their images, counted from `image`, that of the first row. `group` and
+    `part`, where there are several, are the row group of a program and the convolution's group of
+    channels that it reads.
     """
 
     def __init__(self, layer: Layer) -> None:
         self.conv = convolution(layer)
         self.axes = range(self.conv.dimensions)
-        self.image = "n" if self.axes else "row"
         self.rows = layer.modes.shape[0]
         self.several = layer.groups > 1
 
@@ -62,53 +62,65 @@ class Places:
         """What a kernel is told of the shape of a batch, besides how many rows there are."""
         return (*(f"size{k}" for k in self.axes), *(f"out{k}" for k in self.axes))
 
-    def output_positions(self, row: str = "row") -> list[str]:
-        """Lines that cut the number of a row into an image and a position in its output."""
-        return self._cut(row, "o", "out")
+    def output_rows(self, first: str) -> list[str]:
+        """Lines that number rows from a first one on, their images, and positions in an output."""
+        return self._rows(first, "o", "out")
 
-    def input_positions(self, row: str = "row") -> list[str]:
-        """Lines that cut the number of a row into an image and a position in its input."""
-        return self._cut(row, "p", "size")
+    def input_rows(self, first: str) -> list[str]:
+        """The same with positions in an input."""
+        return self._rows(first, "p", "size")
 
-    def _cut(self, row: str, name: str, size: str) -> list[str]:
+    def _rows(self, first: str, name: str, size: str) -> list[str]:
         lines, faster = [], ""
         for k in reversed(self.axes):
-            lines.append(f"{name}{k} = {row}{faster} % {size}{k}")
+            lines.append(f"{name}{k} = row{faster} % {size}{k}")
             faster += f" // {size}{k}"
-        return [*lines, f"n = {row}{faster}"] if self.axes else []
+        return [
+            f"first = {first}",
+            "row = first + tl.arange(0, BATCH)",
+            "inside = row < batch",
+            *lines,
+            # Images are counted from that of the first row: a batch may have 2^31 entries.
+            f"image = first{faster}",
+            f"n = row{faster} - image",
+        ]
 
-    def _outputs(self, side: Side) -> str:
-        """Where the channels of images stand among all outputs, their positions aside."""
-        own = f"group * {self.rows} + " if self.several else ""
-        return f"{self.image}[:, None] * {self.conv.out_channels} + {own}{side.numbers[0]}"
+    def outputs(self, side: Side, along: str = "[:, None]") -> str:
+        """Where outputs stand; `along` tells how positions broadcast over the columns."""
+        own = side.numbers[0]
+        own = f"(group * {self.rows} + {own})" if self.several else own
+        return self._at(("o", "out"), self.conv.out_channels, own, along)
 
-    def _inputs(self, side: Side) -> str:
-        """Where the channels of images stand among all inputs, their positions aside."""
-        conv = self.conv
-        own = f"part * {conv.in_channels // conv.groups} + " if conv.groups > 1 else ""
-        number = f" + {own}{side.numbers[1]}" if 1 in side.numbers else ""
-        return f"{self.image}[:, None] * {conv.in_channels}{number}"
+    def inputs(self, side: Side, along: str = "[:, None]") -> str:
+        """Where inputs stand."""
+        conv, own = self.conv, side.numbers.get(1, "0")
+        own = f"(part * {conv.in_channels // conv.groups} + {own})" if conv.groups > 1 else own
+        return self._at(("p", "size"), conv.in_channels, own, along)
 
-    def outputs(self, side: Side) -> str:
-        """Where outputs of the rows' own positions stand."""
-        at = self._outputs(side)
-        for k in self.axes:
-            at = f"({at}) * out{k} + o{k}[:, None]"
-        return at
+    def _at(self, names: tuple[str, str], count: int, channel: str, along: str) -> str:
+        """Where entries stand of images of so many channels, from those of the first row on."""
+        position, size = names
+        space = [f"{size}{k}" for k in self.axes]
+        terms = [" * ".join(("n[:, None]", str(count), *space))]
+        terms += [" * ".join((f"{position}{k}{along}", *space[k + 1 :])) for k in self.axes]
+        terms += [" * ".join((channel, *space))] * (channel != "0")
+        return " + ".join(terms)
 
-    def inputs(self, side: Side) -> str:
-        """Where inputs of the rows' own positions stand."""
-        at = self._inputs(side)
-        for k in self.axes:
-            at = f"({at}) * size{k} + p{k}[:, None]"
-        return at
+    def outputs_from(self, pointer: str) -> str:
+        """A pointer to the outputs of the first row's image."""
+        return self._from(pointer, self.conv.out_channels, "out")
+
+    def inputs_from(self, pointer: str) -> str:
+        """A pointer to its inputs."""
+        return self._from(pointer, self.conv.in_channels, "size")
+
+    def _from(self, pointer: str, count: int, size: str) -> str:
+        space = (f"{size}{k}" for k in self.axes)
+        return f"{pointer} + {' * '.join(('image.to(tl.int64)', str(count), *space))}"
 
     def covered(self, side: Side) -> tuple[list[str], str]:
         """Lines and a value: for each output position the inputs that the kernel covers."""
-        if not self.axes:
-            at, mask = self._inputs(side), side.mask()
-            return [], f"tl.load(input_ptr + {at}, mask={mask}, other=0.0)"
-        conv, lines, mask, at = self.conv, [], side.mask(), self._inputs(side)
+        conv, lines, mask = self.conv, [], side.mask()
         for k in self.axes:
             padding = conv.own_padding[k]
             place = times(f"o{k}[:, None]", conv.stride[k])
@@ -117,16 +129,12 @@ class Places:
                 place += f" + {times(side.numbers[k + 2], conv.dilation[k])}"
             lines.append(f"p{k} = {place}")
             mask += f" & (p{k} >= 0) & (p{k} < size{k})"
-            at = f"({at}) * size{k} + p{k}"
-        lines += [f"at = {at}", f"there = {mask}"]
-        return lines, "tl.load(input_ptr + at, mask=there, other=0.0)"
+        lines += [f"at = {self.inputs(side, '')}", f"there = {mask}"]
+        return lines, f"tl.load({self.inputs_from('input_ptr')} + at, mask=there, other=0.0)"
 
     def covering(self, side: Side) -> tuple[list[str], str]:
         """Lines and a value: for each input position gradients of the outputs that it reaches."""
-        if not self.axes:
-            at, mask = self._outputs(side), side.mask()
-            return [], f"tl.load(gradient_ptr + {at}, mask={mask}, other=0.0)"
-        conv, lines, mask, at = self.conv, [], side.mask(), self._outputs(side)
+        conv, lines, mask = self.conv, [], side.mask()
         for k in self.axes:
             padding, stride = conv.own_padding[k], conv.stride[k]
             place = f"p{k}[:, None]" + (f" + {padding}" if padding else "")
@@ -139,6 +147,5 @@ class Places:
                 lines += [f"there = {mask}", f"o{k} = o{k} // {stride}"]
                 mask = "there"
             mask += f" & (o{k} < out{k})"
-            at = f"({at}) * out{k} + o{k}"
-        lines += [f"at = {at}", f"there = {mask}"]
-        return lines, "tl.load(gradient_ptr + at, mask=there, other=0.0)"
+        lines += [f"at = {self.outputs(side, '')}", f"there = {mask}"]
+        return lines, f"tl.load({self.outputs_from('gradient_ptr')} + at, mask=there, other=0.0)"
