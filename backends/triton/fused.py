@@ -232,7 +232,7 @@ class Fused:
             f"{given} = {load}",
             f"w = tl.reshape({writer.result}, ({first.size}, {second.size})).to({given}.dtype)",
             f"# {words}",
-            f"{total} += tl.dot({given}, {right}, input_precision=DOT, out_dtype={COMPUTE})",
+            f"{total} += _tile_meet(DOT, {COMPUTE}, {given}, {right})",
         ]
         body += [
             *self._tiles(writer, inner),

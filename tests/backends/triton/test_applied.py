@@ -77,6 +77,10 @@ BY_WEIGHT = {
         "layer a : Conv1d(16, 64, 3, groups = 2, stride = 2) from TTN(latent = 3)"
         " { groups = 2  modes = [o by 2, i by 2, w] }"
     ),
+    "one channel in each group": (
+        "layer a : Conv1d(2, 32, 16, groups = 2, padding = 8) from TTN(latent = 3)"
+        " { modes = [o by 2, w by 2] }"
+    ),
 }
 # With a mixer across the cut, whose row leg goes along; cropped on both sides; convolved, padded
 # unevenly; in groups.
