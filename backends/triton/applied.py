@@ -23,11 +23,12 @@ class AppliesView:
     """How a target applies its weight: lines that tell the shape of a batch, and PyTorch's call.
 
     `positions` counts what a batch has, from the shape of an input alone; the last line of `sizes`
-    does so from the others.
+    does so from the others. `rows` are the positions of the inputs themselves.
     """
 
     sizes: tuple[str, ...]
     output_shape: str
+    rows: str
     positions: str
     plain: str
 
@@ -41,7 +42,10 @@ def applies_view(target: Target) -> AppliesView | None:
     """How a target applies its weight; None where it is never applied tile by tile."""
     match target:
         case Convolution():
+            if not target.dimensions:
+                return AppliesView(*_linear((target.out_channels, target.in_channels)), "")
             options = f"None, {target.stride}, {target.own_padding}, {target.dilation}"
+            options += f", {target.groups}" if target.groups > 1 else ""
             call = f"functional.conv{target.dimensions}d(input, weight, {options})"
             return AppliesView(*_convolution(target), call)
         case Linear() | QKV():
@@ -54,9 +58,11 @@ def applies_view(target: Target) -> AppliesView | None:
 class FusedView:
     """The kernels of a layer that is applied tile by tile, and what launches them.
 
-    `sizes` are lines that tell the shape of a batch. Programs of one block of inputs are
-    `programs` for outputs and `input_programs` for their gradient; each set of tiles is shared by
-    one of so many programs as `shares` says. Up to `most` inputs it is faster than the weight.
+    `sizes` are lines that tell the shape of a batch, `rows` counts the positions of its inputs.
+    Programs of one block of inputs are `programs` for outputs and `input_programs` for their
+    gradient, those of all row groups together; each set of tiles is shared by one of so many
+    programs as `shares` says, and `summands` row groups have gradients of the same inputs. Up to
+    `most` inputs it is faster than the weight.
     """
 
     most: int
@@ -65,12 +71,14 @@ class FusedView:
     adjoint: KernelView
     sizes: tuple[str, ...]
     output_shape: str
+    rows: str
     programs: int
     tiles: int
     shares: tuple[int, ...]
     input_programs: int
     input_tiles: int
     input_shares: tuple[int, ...]
+    summands: int
     sums: KernelView
     total_programs: int
     partial: int
@@ -94,7 +102,13 @@ class FusedView:
         # Inputs that the gradient of a tile sums up at a time: more take more registers.
         block = "BATCH=16" if kernel is self.adjoint else "BATCH=size"
         options = (block, f"num_warps={kernel.warps}", "**options")
-        return (*launched(kernel, self.kernels.state, tiles=tiles), *options)
+        batch = "rows" if kernel is self.inputs else "batch"
+        return (*launched(kernel, self.kernels.state, tiles=tiles, batch=batch), *options)
+
+    @property
+    def parts(self) -> str:
+        """How many gradients of the inputs are added."""
+        return "among" if self.summands == 1 else f"among * {self.summands}"
 
 
 def fused_view(
@@ -104,7 +118,7 @@ def fused_view(
 
     With `half_of` it is half of a layer, whose kernels stand nowhere else.
     """
-    target = plan.layer.target
+    layer, target = plan.layer, plan.layer.target
     writer = Fused(kernels, plan)
     conv = target if isinstance(target, Convolution) else None
     applies = applies_view(target)
@@ -114,7 +128,7 @@ def fused_view(
     sums = sum_layout(kernels.plan, plan.outputs)
     options: tuple[str, ...] = ()
     if conv is not None:
-        options = tuple(map(str, (conv.stride, conv.own_padding, conv.dilation)))
+        options = tuple(map(str, (conv.stride, conv.own_padding, conv.dilation, conv.groups)))
     return FusedView(
         most=plan.most,
         outputs=writer.outputs(),
@@ -122,15 +136,17 @@ def fused_view(
         adjoint=writer.adjoint(),
         sizes=applies.sizes,
         output_shape=applies.output_shape,
-        programs=programs,
+        rows=applies.rows,
+        programs=programs * layer.groups,
         tiles=outputs.count(Place.LOOP),
         shares=shares(outputs.count(Place.LOOP)),
-        input_programs=inputs.count(Place.GRID) if inputs else 1,
+        input_programs=inputs.count(Place.GRID) * layer.groups if inputs else 1,
         input_tiles=inputs.count(Place.LOOP) if inputs else 1,
         input_shares=shares(inputs.count(Place.LOOP)) if inputs else (1,),
+        summands=plan.summands,
         sums=total(kernels, sums, "" if half_of else "fused"),
         total_programs=sums.blocks,
-        partial=sums.partial,
+        partial=sums.partial * layer.groups,
         sparse=sums.sparse,
         convolved=("input.shape", "weight", "gradient", *options),
         positions=applies.positions,
@@ -140,14 +156,15 @@ def fused_view(
     )
 
 
-def _linear(shape: tuple[int, ...]) -> tuple[tuple[str, ...], str, str]:
-    """Lines, the shape of an output, and how many inputs there are."""
+def _linear(shape: tuple[int, ...]) -> tuple[tuple[str, ...], str, str, str]:
+    """Lines, the shape of an output, and how many inputs there are, twice."""
     rows, columns = shape
     count = f"input.numel() // {columns}"
-    return (f"batch = {count}",), f"*input.shape[:-1], {rows}", count
+    return (f"batch = {count}",), f"*input.shape[:-1], {rows}", "batch", count
 
 
-def _convolution(target: Convolution) -> tuple[tuple[str, ...], str, str]:
+def _convolution(target: Convolution) -> tuple[tuple[str, ...], str, str, str]:
+    """Lines, the shape of an output, and how many positions inputs and outputs have."""
     axes = range(target.dimensions)
     names = ", ".join(f"size{k}" for k in axes)
     names = f"({names},)" if target.dimensions == 1 else names
@@ -162,4 +179,5 @@ def _convolution(target: Convolution) -> tuple[tuple[str, ...], str, str]:
     for step in target.stride:
         stride *= step
     positions = f"input.numel() // {target.in_channels * stride}"
-    return tuple(lines), f"input.shape[0], {target.out_channels}, {outs}", positions
+    shape = f"input.shape[0], {target.out_channels}, {outs}"
+    return tuple(lines), shape, f"input.numel() // {target.in_channels}", positions

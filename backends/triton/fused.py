@@ -1,37 +1,31 @@
 """Kernels that apply a layer without its weight: tiles are made on chip and used at once.
 
-A batch of inputs is a matrix with a row for each output position. Of a linear layer these are
-its inputs; of a convolution what the kernel covers there, read where it stands.
+Products of a batch and the weight run through the tiles of one side of it: those of the columns
+for outputs, Y = X W^T, and for the gradient of inputs, dX = dY W, those of all but the columns'
+channels. `places` tells where the batch stands.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
 
-from tncompile.graph.targets import Convolution
-from tncompile.plan.fused import FusedPlan, side_blocks
+from tncompile.plan.fused import FusedPlan, apart_legs, side_modes
 from tncompile.plan.tiles import Place
-from tncompile.plan.tiling import ChipStage
+from tncompile.plan.tiling import ChipStage, weight_legs
 
-from .addresses import Address, leg_axis, times
+from .addresses import leg_axis, times
 from .chip import COMPUTE, Chip, Pull
-from .kernels import KernelView, LayerKernels
+from .kernels import KernelView, LayerKernels, to_group
 from .layouts import sum_layout
+from .places import Places, Side
 from .sums import Sums, after_tiles, digit_lines, needed_first, read_again
 
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """The rows or the columns of a tile: lines that number them in the weight, and a mask.
-
-    `names` are the numbers, of the axes of a convolution's kernel one by one.
-    """
-
-    lines: tuple[str, ...]
-    names: tuple[str, ...]
-    mask: str
+# Which share of the tiles a program has, and the first row of its block. Entries of a batch are
+# counted in 64 bits: there may be 2^31 of them.
+_SHARE = "tl.program_id(2).to(tl.int64)"
+_FIRST = "tl.program_id(1) * BATCH"
 
 
 class Fused:
@@ -41,136 +35,115 @@ class Fused:
         self.kernels = kernels
         self.plan = plan
         self.layer = plan.layer
-        target = plan.layer.target
-        self.convolution = target if isinstance(target, Convolution) else None
+        self.places = Places(plan.layer)
 
-    @property
-    def sizes(self) -> tuple[str, ...]:
-        """What a kernel is told of the shape of a batch, besides how many inputs there are."""
-        if self.convolution is None:
-            return ()
-        axes = range(self.convolution.dimensions)
-        return (*(f"size{k}" for k in axes), *(f"out{k}" for k in axes))
-
-    def _pointers(self, *more: str) -> list[str]:
-        """Pointers to the cores, to the state, and more; then the shape of a batch."""
-        names = [name for name, _ in self.kernels.sizes(self.kernels.plan.readout.stage)]
-        names += ["state_ptr"] * bool(self.plan.outputs.tile.state)
-        return [*names, *more, "batch", *self.sizes, "tiles"]
+    def _arguments(self) -> list[tuple[str, int]]:
+        """Pointers to the cores and the state, with what a row group has of each."""
+        sizes = self.kernels.sizes(self.kernels.plan.readout.stage)
+        kept = [("state_ptr", self.kernels.layout.kept)]
+        return sizes + kept * bool(self.plan.outputs.tile.state)
 
     def _view(
         self, suffix: str, title: str, pointers: Sequence[str], body: Sequence[str], writer: Chip
     ) -> KernelView:
+        """A kernel that is given cores, the state, and more; then the shape of a batch."""
+        names = [*(name for name, _ in self._arguments()), *pointers]
         return self.kernels.view(
             suffix,
             title,
-            pointers,
+            [*names, "batch", *self.places.sizes, "tiles"],
             ("BATCH", "COMPUTE", "DOT"),
             body,
             writer.ranges,
             max(self.kernels.plan.readout_warps, 4),
         )
 
-    # --- where things stand ------------------------------------------------------------------
+    # --- the sides of a tile ------------------------------------------------------------------
 
-    def _rows(self, writer: Chip) -> Side:
-        """The rows of a tile: outputs."""
-        count = side_blocks(writer.chip, self.layer.modes.axes or ())[0]
-        code = self._number(writer, 0)
-        own = self.plan.shape[0]
-        mask = "" if self._whole(0) else f"i0 < {own}"
-        writer.ranges.add(count)
-        return Side((f"i0 = {code}",), ("i0",), mask)
+    def _sides(self, writer: Chip, axis: int) -> tuple[Side, Side]:
+        """The side of an axis of the weight, which a program keeps, and the one it runs through."""
+        fixed, looped = side_modes(self.layer, axis)
+        return self._side(writer, fixed), self._side(writer, looped)
 
-    def _columns(self, writer: Chip) -> Side:
-        """The columns of a tile: inputs, and positions of a kernel."""
-        modes = self.layer.modes
-        axes = [k for k in range(1, len(modes.shape)) if modes.of_axis(k)]  # others have one entry
-        lines = tuple(f"i{k} = {self._number(writer, k)}" for k in axes)
-        masks = tuple(f"i{k} < {modes.shape[k]}" for k in axes if not self._whole(k))
-        return Side(lines, tuple(f"i{k}" for k in axes), Address("", masks).mask)
+    def _side(self, writer: Chip, modes: Sequence[int]) -> Side:
+        """A side of these modes, in the order in which a tile has them."""
+        legs = {leg.index.name: leg for leg in writer.chip.tile.legs}
+        own = weight_legs(self.layer)
+        size = math.prod(legs[own[mode].name].block for mode in modes)
+        writer.ranges.add(size)
+        lines, numbers, masks = [], {}, []
+        shape, axes = self.layer.modes.shape, self.layer.modes.axes or ()
+        for axis in sorted({axes[mode] for mode in modes}):
+            code = self._number(writer, modes, axis)
+            lines.append(f"i{axis} = {code}")
+            # All rows or columns may have one number, where a loop runs through that axis.
+            along = "[None, :]" if re.search(rf"\br{size}\b", code) else ""
+            numbers[axis] = f"i{axis}{along}"
+            if not self._whole(writer.chip, axis):
+                masks.append(f"(i{axis} < {shape[axis]}){along}")
+        return Side(size, tuple(lines), numbers, tuple(masks))
 
-    def _whole(self, axis: int) -> bool:
+    def _whole(self, chip: ChipStage, axis: int) -> bool:
         """Whether all that is generated along an axis is part of the weight, and no block ends."""
-        modes, tile = self.layer.modes, self.plan.outputs.tile
-        pairs = zip(tile.legs, modes.axes or (), strict=True)
-        exact = all(leg.index.size % leg.block == 0 for leg, own in pairs if own == axis)
+        modes, own = self.layer.modes, weight_legs(self.layer)
+        names = {own[mode].name for mode in modes.of_axis(axis)}
+        legs = (leg for leg in chip.tile.legs if leg.index.name in names)
+        exact = all(leg.index.size % leg.block == 0 for leg in legs)
         return exact and modes.extents[axis] == modes.shape[axis]
 
-    def _number(self, writer: Chip, axis: int) -> str:
+    def _number(self, writer: Chip, side: Sequence[int], axis: int) -> str:
         """The number of each row, or of each column along one axis, in the weight.
 
         What a block has beyond its leg is numbered beyond the axis, to be masked with the rest.
         """
-        modes, legs = self.layer.modes, writer.chip.tile.legs
-        axes = modes.axes or ()
+        modes, own = self.layer.modes, weight_legs(self.layer)
+        legs = {leg.index.name: leg for leg in writer.chip.tile.legs}
         below: dict[int, int] = {}
         size = 1
         for mode in reversed(modes.of_axis(axis)):
             below[mode] = size
             size *= modes.sizes[mode]
-        side = [k for k in range(modes.order) if (axes[k] == 0) == (axis == 0)]
-        found = writer.at((tuple(leg_axis(legs[k], below.get(k, 0)) for k in side),))
+        apart = [mode for mode in below if own[mode] in apart_legs(self.layer)]  # digits alone
+        found = writer.at(
+            (tuple(leg_axis(legs[own[k].name], below.get(k, 0)) for k in (*apart, *side)),)
+        )
         if not found.masks:
             return found.offset
         inside = " & ".join(f"({mask})" for mask in found.masks)
         return f"tl.where({inside}, {found.offset}, {modes.extents[axis]})"
 
-    def _inputs(self, side: Side, row: str) -> tuple[list[str], str]:
-        """Lines that read the inputs of rows of the batch at the columns of a tile.
-
-        `row` numbers the rows of the batch, of which the first `inside` exist.
-        """
-        mask = ["inside[:, None]"]
-        if side.mask:
-            mask.append(f"({side.mask})[None, :]")
-        if self.convolution is None:
-            at = f"{row}[:, None] * {self.plan.shape[1]} + i1[None, :]"
-            return [], f"tl.load(input_ptr + {at}, mask={' & '.join(mask)}, other=0.0)"
-        conv, lines = self.convolution, []
-        at = f"n[:, None] * {conv.in_channels} + i1[None, :]"
-        padding = conv.own_padding
-        for k in range(conv.dimensions):
-            start = f"o{k}[:, None] * {conv.stride[k]}" if conv.stride[k] > 1 else f"o{k}[:, None]"
-            start += f" - {padding[k]}" if padding[k] else ""
-            if f"i{k + 2}" in side.names:
-                start += f" + {times(f'i{k + 2}[None, :]', conv.dilation[k])}"
-            lines.append(f"p{k} = {start}")
-            mask.append(f"(p{k} >= 0) & (p{k} < size{k})")
-            at = f"({at}) * size{k} + p{k}"
-        lines += [f"at = {at}", f"there = {' & '.join(mask)}"]
-        return lines, "tl.load(input_ptr + at, mask=there, other=0.0)"
-
-    def _positions(self, row: str) -> list[str]:
-        """Lines that cut the number of a row into an image and a position in its output."""
-        if self.convolution is None:
-            return []
-        lines, faster = [], ""
-        for k in reversed(range(self.convolution.dimensions)):
-            lines.append(f"o{k} = {row}{faster} % out{k}")
-            faster += f" // out{k}"
-        return [*lines, f"n = {row}{faster}"]
-
-    def _outputs(self, row: str, number: str) -> str:
-        """Where outputs stand: rows of the batch by outputs, `number` being those of a tile."""
-        if self.convolution is None:
-            return f"{row}[:, None] * {self.plan.shape[0]} + {number}[None, :]"
-        axes = range(self.convolution.dimensions)
-        at = f"n[:, None] * {self.plan.shape[0]} + {number}[None, :]"
-        for k in axes:
-            at = f"({at}) * out{k} + o{k}[:, None]"
-        return at
-
-    # --- the kernels ---------------------------------------------------------------------------
+    # --- the parts of a kernel ----------------------------------------------------------------
 
     def _begin(self, writer: Chip, again: bool = False) -> list[str]:
         """What is done once in a program: its digits, and what the state is for them."""
+        tile, groups = writer.chip.tile, self.layer.groups
+        count = tile.count(Place.GRID)
         body = ["program = tl.program_id(0)"]
-        body += digit_lines(writer.chip.tile.digits(Place.GRID), "program")
+        if groups > 1:
+            # Programs of a row group follow each other.
+            body = [f"program = tl.program_id(0) % {count}"] * (count > 1)
+            body += [f"group = tl.program_id(0){f' // {count}' if count > 1 else ''}"]
+            body += to_group(self._arguments())
+        body += digit_lines(tile.digits(Place.GRID), "program")
+        body += self._part(writer)
         refs = writer.placed(Place.GRID)
         if again:
             refs = needed_first(writer, refs, writer.placed(Place.LOOP))
         return [*body, *writer.run(refs)]
+
+    def _part(self, writer: Chip) -> list[str]:
+        """The line that tells which of a convolution's groups of channels a program has."""
+        parts, groups = self.places.conv.groups, self.layer.groups
+        if parts == 1:
+            return []
+        if groups % parts == 0:
+            return [f"part = group{f' // {groups // parts}' if groups > parts else ''}"]
+        number, below = [], 1
+        digits = {leg.index.name: leg.digit for leg in writer.chip.tile.digits(Place.GRID)}
+        for leg in reversed(apart_legs(self.layer)):
+            number += [times(digits[leg.name], below)] * (leg.size > 1)
+            below *= leg.size
+        return [f"part = {' + '.join([*[f'group * {below}'] * (groups > 1), *number[::-1]])}"]
 
     def _tiles(self, writer: Chip, lines: Sequence[str], again: bool = False) -> list[str]:
         """Lines for each tile of a program, which is told how many it has, and where it begins.
@@ -181,97 +154,108 @@ class Fused:
         refs = writer.placed(Place.LOOP)
         inner += [*writer.run(read_again(writer, refs) if again else refs), *lines]
         return [
-            "first = tl.program_id(2) * tiles",
-            "for tile in range(first, first + tiles):",
+            "begin = tl.program_id(2) * tiles",
+            "for tile in range(begin, begin + tiles):",
             *(f"    {part}" for line in inner for part in line.split("\n")),
         ]
 
+    # --- the kernels ---------------------------------------------------------------------------
+
     def outputs(self) -> KernelView:
-        """Outputs of a block of inputs for the rows of a program: Y = X W^T."""
-        writer = Chip(self.plan.outputs, self.kernels.parameters)
-        writer.name_all()
-        rows, columns = self._rows(writer), self._columns(writer)
-        count, size = side_blocks(self.plan.outputs, self.layer.modes.axes or ())
-        body = [
-            *self._begin(writer),
-            "row = tl.program_id(1) * BATCH + tl.arange(0, BATCH)",
-            "inside = row < batch",
-            *self._positions("row"),
-            f"output = tl.zeros((BATCH, {count}), {COMPUTE})",
-        ]
-        lines, load = self._inputs(columns, "row")
-        result = writer.result
-        body += self._tiles(
-            writer,
-            [
-                *columns.lines,
-                *lines,
-                f"x = {load}",
-                f"w = tl.reshape({result}, ({count}, {size})).to(x.dtype)",
-                "# Y = X W^T",
-                f"output += tl.dot(x, tl.trans(w), input_precision=DOT, out_dtype={COMPUTE})",
-            ],
-        )
-        mask = f"inside[:, None] & ({rows.mask})[None, :]" if rows.mask else "inside[:, None]"
-        body += [
-            *rows.lines,
-            f"at = {self._outputs('row', 'i0')}",
-            f"at += tl.program_id(2) * batch * {self.plan.shape[0]}",
-            f"tl.store(output_ptr + at, output, mask={mask})",
-        ]
+        """Outputs of a block of output positions for the rows of a program."""
+        places = self.places
         title = "Outputs for a block of inputs: tiles of the weight are made and used at once."
-        pointers = self._pointers("input_ptr", "output_ptr")
-        return self._view("fused", title, pointers, body, writer)
+        return self._product(
+            0,
+            self.plan.outputs,
+            ("fused", title),
+            ("input_ptr", "output_ptr"),
+            ("x", "y", "Y = X W^T"),
+            places.output_rows(_FIRST),
+            places.covered,
+            (places.outputs_from, places.outputs),
+            f"{_SHARE} * batch * {places.conv.out_channels}",
+        )
 
     def inputs(self) -> KernelView | None:
-        """The gradient of a block of inputs for the columns of a program: dX = dY W."""
-        plan = self.plan.inputs
-        if plan is None:
+        """The gradient of a block of input positions for the columns of a program."""
+        if self.plan.inputs is None:
             return None
-        writer = Chip(plan, self.kernels.parameters)
+        places, summands = self.places, self.plan.summands
+        title = "The gradient of a block of inputs, from tiles of the weight made once more."
+        share = _SHARE
+        if summands > 1:  # each row group has a sum of its own
+            own = "group" if places.conv.groups == 1 else f"(group % {summands})"
+            share = f"({share} * {summands} + {own})"
+        return self._product(
+            1,
+            self.plan.inputs,
+            ("fused_inputs", title),
+            ("gradient_ptr", "input_gradient_ptr"),
+            ("dy", "dx", "dX = dY W"),
+            places.input_rows(_FIRST),
+            places.covering,
+            (places.inputs_from, places.inputs),
+            f"{share} * batch * {places.conv.in_channels}",
+        )
+
+    def _product(
+        self,
+        axis: int,
+        chip: ChipStage,
+        named: tuple[str, str],
+        pointers: tuple[str, str],
+        equation: tuple[str, str, str],
+        rows: Sequence[str],
+        read: Callable[[Side], tuple[list[str], str]],
+        where: tuple[Callable[[str], str], Callable[[Side], str]],
+        share: str,
+    ) -> KernelView:
+        """A block of rows of the batch with the tiles of an axis of the weight, added up.
+
+        `read` tells what a row meets the side with that a program runs through, `where` the
+        results stand, in memory of the program's `share`.
+        """
+        given, total, words = equation
+        writer = Chip(chip, self.kernels.parameters)
         writer.name_all()
-        rows, columns = self._rows(writer), self._columns(writer)
-        count, size = side_blocks(plan, self.layer.modes.axes or ())
-        mask = "inside[:, None]" + (f" & ({rows.mask})[None, :]" if rows.mask else "")
+        fixed, looped = self._sides(writer, axis)
+        lines, load = read(looped)
+        first, second = (fixed, looped) if axis == 0 else (looped, fixed)
+        right = "tl.trans(w)" if axis == 0 else "w"
         body = [
             *self._begin(writer),
-            "row = tl.program_id(1) * BATCH + tl.arange(0, BATCH)",
-            "inside = row < batch",
-            f"dx = tl.zeros((BATCH, {size}), {COMPUTE})",
+            *rows,
+            f"{total} = tl.zeros((BATCH, {fixed.size}), {COMPUTE})",
         ]
-        body += self._tiles(
-            writer,
-            [
-                *rows.lines,
-                f"at = {self._outputs('row', 'i0')}",
-                f"g = tl.load(gradient_ptr + at, mask={mask}, other=0.0)",
-                f"w = tl.reshape({writer.result}, ({count}, {size}))",
-                "# dX = dY W",
-                f"dx += tl.dot(g, w.to(g.dtype), input_precision=DOT, out_dtype={COMPUTE})",
-            ],
-        )
-        mask = f"inside[:, None] & ({columns.mask})[None, :]" if columns.mask else "inside[:, None]"
+        inner = [
+            *looped.lines,
+            *lines,
+            f"{given} = {load}",
+            f"w = tl.reshape({writer.result}, ({first.size}, {second.size})).to({given}.dtype)",
+            f"# {words}",
+            f"{total} += _tile_meet(DOT, {COMPUTE}, {given}, {right})",
+        ]
         body += [
-            *columns.lines,
-            f"at = row[:, None] * {self.plan.shape[1]} + i1[None, :]",
-            f"at += tl.program_id(2) * batch * {self.plan.shape[1]}",
-            f"tl.store(input_gradient_ptr + at, dx, mask={mask})",
+            *self._tiles(writer, inner),
+            *fixed.lines,
+            f"{pointers[1]} += {share}",
+            f"at = {where[1](fixed)}",
+            f"tl.store({where[0](pointers[1])} + at, {total}, mask={fixed.mask()})",
         ]
-        title = "The gradient of a block of inputs, from tiles of the weight made once more."
-        pointers = self._pointers("gradient_ptr", "input_gradient_ptr")
-        return self._view("fused_inputs", title, pointers, body, writer)
+        return self._view(*named, pointers, body, writer)
 
     def adjoint(self) -> KernelView:
         """Gradients of the cores: that of each tile, dW = dY^T X, goes on as in the readout."""
-        chip: ChipStage = self.plan.outputs
-        writer = Chip(chip, self.kernels.parameters)
-        rows, columns = self._rows(writer), self._columns(writer)
-        count, size = side_blocks(chip, self.layer.modes.axes or ())
+        writer = Chip(self.plan.outputs, self.kernels.parameters)
+        rows, columns = self._sides(writer, 0)
         pull = Pull(writer)
-        layout = sum_layout(self.kernels.plan, chip)
+        layout = sum_layout(self.kernels.plan, self.plan.outputs)
         sums = Sums(layout, writer, pull, self.layer.groups)
-        lines, load = self._inputs(columns, "row")
-        mask = "inside[:, None]" + (f" & ({rows.mask})[None, :]" if rows.mask else "")
+        places = self.places
+        lines, load = places.covered(columns)
+        gradients = places.outputs_from("gradient_ptr")
+        start = "start + tl.program_id(1)"  # which is 0: in the interpreter `start` is an int
         begin = [
             *self._begin(writer, again=True),
             *sums.rows("program", ("tl.program_id(2)", "tl.num_programs(2)")),
@@ -279,14 +263,12 @@ class Fused:
         ]
         inner = [
             *columns.lines,
-            f"g = tl.zeros(({count}, {size}), {COMPUTE})",
+            f"g = tl.zeros(({rows.size}, {columns.size}), {COMPUTE})",
             "for start in range(0, batch, BATCH):",
-            "    row = start + tl.arange(0, BATCH)",
-            "    inside = row < batch",
-            *(f"    {line}" for line in (*self._positions("row"), *lines)),
+            *(f"    {line}" for line in (*places.output_rows(start), *lines)),
             f"    x = {load}",
-            f"    at = {self._outputs('row', 'i0')}",
-            f"    dy = tl.load(gradient_ptr + at, mask={mask}, other=0.0)",
+            f"    at = {places.outputs(rows)}",
+            f"    dy = tl.load({gradients} + at, mask={rows.mask()}, other=0.0)",
             "    # dW = dY^T X",
             "    g += tl.dot("
             f"tl.trans(dy), x.to(dy.dtype), input_precision=DOT, out_dtype={COMPUTE})",
@@ -299,7 +281,7 @@ class Fused:
         sums.end()
         body += after_tiles(writer, sums, before, again=True)
         title = "Gradients of the last layer's cores and of the state, summed over tiles."
-        pointers = self._pointers("input_ptr", "gradient_ptr", "partial_ptr")
+        pointers = ("input_ptr", "gradient_ptr", "partial_ptr")
         return self._view("fused_adjoint", title, pointers, body, writer)
 
 

@@ -1,8 +1,8 @@
 """What the templates see of a layer that is applied half by half.
 
-Outputs of the inner half come as (batch, along, summed) and go into the outer one as
-(batch * along, summed); what it makes of them is brought into the order of the rows. Positions of
-a convolution follow the channels.
+Outputs of the inner half come as (batch, group, along, summed) and go into the outer one as
+(batch * along, group * summed); what it makes of them is brought into the order of the rows.
+Positions of a convolution follow the channels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tncompile.graph.ir import Index
 from tncompile.graph.targets import Convolution
 from tncompile.plan.fused import HalvesPlan
 
@@ -22,13 +23,15 @@ from .kernels import KernelView
 class HalvesView:
     """Both halves, and what brings values from one to the other.
 
-    `between` views the outputs of the inner half as inputs of the outer one. `together` are lines
-    that make the outputs of the layer from those of the outer half, `apart` lead back.
+    `between` are lines that make inputs of the outer half of the outputs of the inner one, `back`
+    leads there. `together` makes the outputs of the layer of those of the outer half, `apart` leads
+    back.
     """
 
     inner: FusedView
     outer: FusedView
-    between: str
+    between: tuple[str, ...]
+    back: tuple[str, ...]
     together: tuple[str, ...]
     apart: tuple[str, ...]
 
@@ -41,24 +44,46 @@ class HalvesView:
 def halves_view(plan: HalvesPlan, inner: FusedView, outer: FusedView, outputs: int) -> HalvesView:
     """How both halves of a layer with so many outputs are put together."""
     halves, target = plan.halves, plan.halves.inner.target
-    dimensions = target.dimensions if isinstance(target, Convolution) else 0
-    own, cut = plan.outer.shape
+    groups = halves.inner.groups
+    size = math.prod(leg.size for leg in halves.others)
     along = math.prod(leg.size for leg in halves.along)
-    made = (*halves.along, *halves.others)
-    order = [made.index(leg) for leg in halves.rows]
-    writer = _Order([leg.size for leg in made], order, dimensions)
+    # Row groups are a leg of the outputs, the slowest, though the outer half makes it between.
+    made: list[Index | None] = [*halves.along, *[None] * (groups > 1), *halves.others]
+    rows: list[Index | None] = [*[None] * (groups > 1), *halves.rows]
+    writer = _Order(
+        sizes=[groups if leg is None else leg.size for leg in made],
+        order=[made.index(leg) for leg in rows],
+        dimensions=target.dimensions if isinstance(target, Convolution) else 0,
+    )
+    cut = halves.outer.modes.shape[1]
+    space = writer.space("inner")
+    between: tuple[str, ...] = (f"between = inner.reshape(-1, {groups * cut}{space})",)
+    back: tuple[str, ...] = ("back = back.reshape(inner.shape).contiguous()",)
+    if groups > 1 and along > 1:
+        between = (
+            f"between = inner.reshape(-1, {groups}, {along}, {cut}{space}).transpose(1, 2)",
+            f"between = between.reshape(-1, {groups * cut}{space})",
+        )
+        back = (
+            f"back = back.reshape(-1, {along}, {groups}, {cut}{space}).transpose(1, 2)",
+            *back,
+        )
     return HalvesView(
         inner=inner,
         outer=outer,
-        between=f"inner.reshape(-1, {cut}{writer.space('inner')})",
-        together=tuple(writer.together(own * along, outputs)),
-        apart=tuple(writer.apart(own, own * along, outputs)),
+        between=between,
+        back=back,
+        together=tuple(writer.together(size * along, outputs // groups)),
+        apart=tuple(writer.apart(groups * size, size * along, outputs // groups)),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """Row legs as they are made, of these sizes, and the place of each row of the weight there."""
+    """Row legs as they are made, of these sizes, and the place of each row of the weight there.
+
+    Row groups are one of them, if there are some, and part of the batch where rows are cut off.
+    """
 
     sizes: Sequence[int]
     order: Sequence[int]
@@ -79,7 +104,7 @@ class _Order:
         return (0, *(1 + k for k in order), *rest)
 
     def together(self, rows: int, outputs: int) -> Iterator[str]:
-        """Lines from (batch * along, others) to (batch, outputs)."""
+        """Lines from (batch * along, group, others) to (batch * group, outputs)."""
         space = self.space("output")
         if self.stays:
             yield f"output = output.reshape(-1, {rows}{space})"
@@ -91,7 +116,7 @@ class _Order:
             yield f"output = output[:, :{outputs}]"
 
     def apart(self, own: int, rows: int, outputs: int) -> Iterator[str]:
-        """Lines from gradients of outputs to (batch * along, others)."""
+        """Lines from gradients of outputs to (batch * along, group * others), `own` of them."""
         space = self.space("gradient")
         yield f"gradient = gradient.reshape(-1, {outputs}{space})"
         if outputs < rows:

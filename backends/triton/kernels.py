@@ -85,8 +85,7 @@ class LayerKernels:
         """Lines that take pointers to what belongs to the program's row group."""
         if self.layer.groups == 1:
             return []
-        lines = [f"group = tl.program_id({axis})"]
-        return [*lines, *(f"{name} += group * {size}" for name, size in sizes)]
+        return [f"group = tl.program_id({axis})", *to_group(sizes)]
 
     def gradient(self, name: str, size: int) -> str:
         """Where the gradients of a parameter are written, those of the program's row group."""
@@ -97,6 +96,11 @@ class LayerKernels:
     def statements(self, stage: Stage) -> str:
         """What a stage is in its source, as a comment."""
         return "; ".join(dict.fromkeys(core.statement for core in stage.cores)) + "."
+
+
+def to_group(sizes: Sequence[tuple[str, int]]) -> list[str]:
+    """Lines that take pointers from the first row group to the program's."""
+    return [f"{name} += group * {size}" for name, size in sizes]
 
 
 def launched(kernel: KernelView, state: int, **given: str) -> tuple[str, ...]:

@@ -63,21 +63,21 @@ class Sums:
         for number, section in enumerate(self.layout.sections):
             if section.others is None:
                 continue
-            row = program if section.others == everywhere else _number(section.others)
+            row = _number(section.others)
+            if section.others == everywhere and row:
+                row = program
             if share is not None:
-                row = f"{_factor(row)} * {share[1]} + {share[0]}"
+                row = f"{_factor(row)} * {share[1]} + {share[0]}" if row else share[0]
             if self.groups > 1:
-                row = f"{_factor(row)} * {self.groups} + group"
-            first = begin * self.groups
-            start = (
-                f"{first} * {share[1]} + " if first and share else f"{first} + " if first else ""
-            )
-            code = f"{start}{times(_factor(row), section.count)}"
+                row = f"{_factor(row)} * {self.groups} + group" if row else "group"
+            terms = [times(_factor(row), section.count)] if row else []
+            if first := begin * self.groups:
+                terms = [f"{first}{f' * {share[1]}' if share else ''}", *terms]
             begin += section.rows * section.count
-            if len(self.layout.sections) == 1:
-                yield f"partial_ptr += {code}"
-            else:
-                yield f"partial{number}_ptr = partial_ptr + {code}"
+            if len(self.layout.sections) > 1:
+                yield f"partial{number}_ptr = {' + '.join(('partial_ptr', *terms))}"
+            elif terms:
+                yield f"partial_ptr += {' + '.join(terms)}"
 
     def pointer(self, position: int) -> tuple[str, int]:
         """A pointer for what stands at a position of the sum, and where it stands from there."""
@@ -150,11 +150,11 @@ class Sums:
 
 
 def _number(legs: Sequence[Leg]) -> str:
-    """The digits of legs as one number, the last leg's fastest."""
+    """The digits of legs as one number, the last leg's fastest; empty where there are none."""
     found = ""
     for leg in legs:
         found = f"{times(_factor(found), leg.count)} + {leg.digit}" if found else leg.digit
-    return found or "0"
+    return found
 
 
 def _factor(code: str) -> str:

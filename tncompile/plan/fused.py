@@ -1,10 +1,10 @@
 """Which tiles of a weight are made and used at once, so that the weight is never written.
 
 Enters: the plan of a layer's kernels. Leaves: a `FusedPlan`: tiles of rows and columns of the
-weight as a matrix. For the outputs a program runs through the columns of its rows, for the
-gradient of the inputs through the rows of its columns. Making a tile again for every block of
-inputs costs time that the memory saved does not cost: beyond `most` inputs the weight is made
-once.
+weight as a matrix. For the outputs a program runs through the columns of its rows; for the gradient
+of the inputs through all that meets its input channels, rows and positions of a kernel. Making a
+tile again for every block of inputs costs time that the memory saved does not cost: beyond `most`
+inputs the weight is made once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tncompile.plan.onchip import chip_schedule, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.results import LayerPlan
 from tncompile.plan.schedule import operands
-from tncompile.plan.tiles import Leg, Place, tile
+from tncompile.plan.tiles import Leg, Place, held, tile
 from tncompile.plan.tiling import ChipStage, blocks, large_cores, weight_legs
 
 SIDE = 64  # of a tile: rows, and columns
@@ -34,8 +34,8 @@ BATCH = 64  # inputs of a program
 class FusedPlan:
     """The tiles of the weight as a matrix of `shape`; `most` inputs are faster than with it.
 
-    `inputs` is None where the gradient of the inputs is that of a convolution, which is left to
-    PyTorch and a weight made once.
+    `inputs` are those for the gradient of the inputs; None where a convolution has none, whose
+    gradient is left to PyTorch and a weight made once.
     """
 
     kernels: KernelPlan
@@ -48,6 +48,11 @@ class FusedPlan:
     def layer(self) -> Layer:
         """The layer in the graph."""
         return self.kernels.layer
+
+    @property
+    def summands(self) -> int:
+        """Row groups that read the same inputs, whose gradients of them are added."""
+        return max(1, self.layer.groups // channel_groups(self.layer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,31 +96,68 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     layer, target = kernels.layer, kernels.layer.target
     if not isinstance(target, Linear | QKV | Convolution):
         return "only linear layers and convolutions are applied tile by tile"
-    if layer.groups > 1 or getattr(target, "groups", 1) > 1:
-        return "its rows fall into groups"
     if layer.modes.axes is None:
         return "some mode of its weight is part of several axes"
-    legs = weight_legs(layer)
-    rows = tuple(leg for leg, axis in zip(legs, layer.modes.axes, strict=True) if axis == 0)
-    columns = tuple(leg for leg, axis in zip(legs, layer.modes.axes, strict=True) if axis > 0)
+    apart = apart_legs(layer)
+    if math.prod(i.size for i in apart) * layer.groups % channel_groups(layer):
+        return "no modes of its rows tell apart its groups of channels"
+    rows, columns = side_legs(layer, 0)
     if min(math.prod(i.size for i in side) for side in (rows, columns)) < LEAST_SUM:
         return f"its weight has fewer than {LEAST_SUM} rows or columns"
     outputs = _tiles(kernels, rows, columns, sums=True)
-    inputs = None
-    if not isinstance(target, Convolution):
-        inputs = _tiles(kernels, columns, rows, sums=False)
-    if isinstance(outputs, str) or isinstance(inputs, str):
-        return outputs if isinstance(outputs, str) else str(inputs)
+    if isinstance(outputs, str):
+        return outputs
+    inputs = _tiles(kernels, *side_legs(layer, 1), sums=False)
+    if isinstance(inputs, str) and not (isinstance(target, Convolution) and target.dimensions):
+        return inputs
     shape = (target.weight_shape[0], math.prod(target.weight_shape[1:]))
-    return FusedPlan(kernels, shape, outputs, inputs, _most(outputs))
+    found = None if isinstance(inputs, str) else inputs
+    return FusedPlan(kernels, shape, outputs, found, _most(outputs))
 
 
-def side_blocks(chip: ChipStage, axes: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of a tile."""
-    found = [1, 1]
-    for leg, axis in zip(chip.tile.legs, axes, strict=True):
-        found[min(axis, 1)] *= leg.block
-    return found[0], found[1]
+def channel_groups(layer: Layer) -> int:
+    """The groups of channels of a convolution, each with rows of its own."""
+    return layer.target.groups if isinstance(layer.target, Convolution) else 1
+
+
+def apart_legs(layer: Layer) -> tuple[Index, ...]:
+    """The row legs, the slowest ones, that tell in which group of channels a row is.
+
+    None where row groups do. Where no legs do it exactly, what is found is too small.
+    """
+    found: list[Index] = []
+    wanted, rest = divmod(channel_groups(layer), layer.groups)
+    modes, held_legs = layer.modes, held(layer.stages[-1])
+    if rest or modes.extents[0] != modes.shape[0]:
+        return ()
+    for leg in (weight_legs(layer)[mode] for mode in modes.of_axis(0)):
+        if wanted % leg.size or wanted == 1 or leg.name in held_legs:
+            break
+        wanted //= leg.size
+        found.append(leg)
+    return tuple(found)
+
+
+def side_modes(layer: Layer, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The modes that a program keeps, those of an axis, and those that it runs through.
+
+    Channels are the faster ones, to fill the tiles: positions of a kernel are few, and fill them
+    with zeros.
+    """
+    modes, legs, apart = layer.modes, weight_legs(layer), apart_legs(layer)
+    axes = range(1, len(modes.shape)) if axis == 0 else (*range(2, len(modes.shape)), 0)
+
+    def own(axis: int) -> tuple[int, ...]:
+        return tuple(mode for mode in modes.of_axis(axis) if legs[mode] not in apart)
+
+    return own(axis), tuple(mode for other in axes for mode in own(other))
+
+
+def side_legs(layer: Layer, axis: int) -> tuple[tuple[Index, ...], tuple[Index, ...]]:
+    """The legs of these modes."""
+    legs = weight_legs(layer)
+    fixed, looped = side_modes(layer, axis)
+    return tuple(legs[mode] for mode in fixed), tuple(legs[mode] for mode in looped)
 
 
 def _tiles(
@@ -123,20 +165,23 @@ def _tiles(
 ) -> ChipStage | str:
     """Tiles whose program is told by the digits of `fixed` legs, and which loops over `looped`.
 
-    With `sums` gradients are summed over the loop on chip.
+    With `sums` gradients are summed over the loop on chip, and rows are fixed, which come first.
+    Legs on neither side are those of the grid alone.
     """
     stage = kernels.readout.stage
     found = blocks(stage, fixed[::-1], SIDE) | blocks(stage, looped[::-1], SIDE)
     large = large_cores(stage)
     legs = []
     for number, index in enumerate(weight_legs(kernels.layer)):
-        leg = Leg(index, found[index.name], Place.TILE, "")
+        leg = Leg(index, found.get(index.name, 1), Place.TILE, "")
         if leg.count > 1:
-            place = Place.GRID if index in fixed else Place.LOOP
+            place = Place.LOOP if index in looped else Place.GRID
             if sums and place is Place.LOOP and index.name in large:
                 return "its cores are too large for gradients that are summed on chip"
             leg = Leg(index, leg.block, place, f"d{number}")
         legs.append(leg)
+    sides = (*fixed, *looped) if sums else (*looped, *fixed)
+    legs.sort(key=lambda leg: sides.index(leg.index) if leg.index in sides else -1)
     for side in (fixed, looped):
         if math.prod(found[i.name] for i in side) < LEAST_SUM:
             return "its modes make no tiles that matrix units take"

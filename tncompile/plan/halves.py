@@ -4,7 +4,7 @@ Enters: a layer. Leaves: two layers, or why there are none. The cores whose outp
 weight alone make one matrix, A, all others with the state make the other, B, and the wires
 between them are summed: W[o, i] = sum_m A[o, m] B[m, i]. So an input meets B first, and what is
 left of it meets A, each applied tile by tile. Row legs that B's own cores put out go along as if
-they were inputs of a batch.
+they were inputs of a batch. Where rows fall into groups, each A meets what its own B has made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Halves:
     """The layers that apply B and A, one after the other.
 
     `along` are the row legs that B puts out, `rows` those of the weight, slowest first; outputs of
-    `inner` come as (batch, along, summed), and those of `outer` as (batch, along, the other rows).
+    `inner` come as (batch, group, along, summed), and those of `outer` as (batch, along, group,
+    the other rows).
     """
 
     inner: Layer
@@ -41,6 +42,8 @@ def find_halves(layer: Layer) -> Halves | str:
     stage, modes, target = layer.stages[-1], layer.modes, layer.target
     if modes.axes is None:
         return "some mode of its weight is part of several axes"
+    if isinstance(target, Convolution) and layer.groups % target.groups:
+        return "its groups of channels have no row groups of their own"
     legs = [*zip(weight_legs(layer), modes.axes, strict=True)]
     rows = tuple(leg for leg, axis in legs if axis == 0)
     columns = tuple((leg, axis) for leg, axis in legs if axis > 0)
@@ -60,14 +63,16 @@ def find_halves(layer: Layer) -> Halves | str:
         outgoing=(*along, *cut, *(leg for leg, _ in columns)),
     )
     after = replace(stage, incoming=(), cores=own, outgoing=(*others, *cut))
-    one: Linear | Convolution = Linear(math.prod(modes.shape[1:]), _size((*along, *cut)))
-    two: Linear | Convolution = Linear(_size(cut), _size(others))
+    between = layer.groups * _size((*along, *cut))
+    one: Linear | Convolution = Linear(math.prod(modes.shape[1:]), between)
     ones: tuple[int, ...] = ()
     if isinstance(target, Convolution):
-        one = replace(target, out_channels=_size((*along, *cut)))
+        one = replace(target, out_channels=between)
         ones = (1,) * target.dimensions
-        flat = (0,) * target.dimensions
-        two = Convolution(_size(cut), _size(others), ones, ones, flat, ones, 1, "zeros")
+    # Without dimensions this is a linear layer whose inputs fall into groups, as its rows do.
+    flat, groups = (0,) * len(ones), layer.groups
+    channels = groups * _size(cut), groups * _size(others)
+    two = Convolution(*channels, ones, ones, flat, ones, groups, "zeros")
     outer = _modes(others, tuple((i, 1) for i in cut), (_size(others), _size(cut), *ones))
     return Halves(
         inner=replace(

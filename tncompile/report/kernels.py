@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tncompile.graph.targets import Convolution
 from tncompile.plan.fused import FusedPlan, HalvesPlan
 from tncompile.plan.kernels import KernelPlan, Pass
 from tncompile.plan.occupancy import Footprint
@@ -80,7 +81,7 @@ def _what(own: Pass) -> str:
 
 def inputs_of(fused: FusedPlan) -> str:
     """What a batch consists of."""
-    return "inputs" if fused.inputs is not None else "output positions"
+    return "output positions" if isinstance(fused.layer.target, Convolution) else "inputs"
 
 
 def launches(kernels: KernelPlan) -> tuple[int, int]:

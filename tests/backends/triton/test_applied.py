@@ -40,13 +40,64 @@ TILED = {
         " { modes = [o as (2, 2, 2, 3), i as (2, 2, 5), w]  activation = tanh }"
     ),
 }
-# With a mixer across the cut, whose row leg goes along; cropped on both sides; convolved.
+# Row groups, and groups of channels: none of them, as many, more, fewer.
+GROUPED = {
+    "rows": (
+        "layer a : Linear(40, 60) from TTN(latent = 3)"
+        " { groups = 2  modes = [o by 2, i by 2]  activation = prelu }"
+    ),
+    "rows of a convolution": (
+        "layer a : Conv1d(20, 48, 3, padding = 1, stride = 2) from TTN(latent = 3)"
+        " { groups = 2  modes = [o as (2, 2, 2, 3), i as (2, 2, 5), w]  activation = tanh }"
+    ),
+    "channels": (
+        "layer a : Conv1d(32, 48, 3, padding = 1, groups = 2) from TTN(latent = 3)"
+        " { modes = [o as (2, 2, 2, 2, 3), i by 2, w]  activation = tanh }"
+    ),
+    "both": (
+        "layer a : Conv1d(32, 64, 3, padding = 1, groups = 2) from TTN(latent = 3)"
+        " { groups = 2  modes = [o by 2, i by 2, w] }"
+    ),
+    "more of channels": (
+        "layer a : Conv1d(64, 64, 3, groups = 4) from TTN(latent = 3)"
+        " { groups = 2  modes = [o by 2, i by 2, w] }"
+    ),
+    "more of rows": (
+        "layer a : Conv1d(32, 64, 3, groups = 2) from TTN(latent = 3)"
+        " { groups = 4  modes = [o by 2, i by 2, w] }"
+    ),
+}
+# Their input has too few channels for tiles of them: its gradient takes a weight.
+BY_WEIGHT = {
+    "few channels": (
+        "layer a : Conv2d(8, 16, 3, padding = 1) from TTN(latent = 3)"
+        " { modes = [o by 2, i by 2, h, w] }"
+    ),
+    "few channels, in groups": (
+        "layer a : Conv1d(16, 64, 3, groups = 2, stride = 2) from TTN(latent = 3)"
+        " { groups = 2  modes = [o by 2, i by 2, w] }"
+    ),
+    "one channel in each group": (
+        "layer a : Conv1d(2, 32, 16, groups = 2, padding = 8) from TTN(latent = 3)"
+        " { modes = [o by 2, w by 2] }"
+    ),
+}
+# With a mixer across the cut, whose row leg goes along; cropped on both sides; convolved, padded
+# unevenly; in groups.
 JOINED = {
     "cut": "layer a : Linear(256, 256) from TTN(latent = 4) { modes = fold(radix = 2) }",
     "along": "layer a : Linear(250, 240) from aTTN(latent = 4) { modes = [o by 2, i by 2] }",
     "convolution": (
-        "layer a : Conv2d(128, 120, 3) from aTTN(latent = 4)"
-        " { modes = [o by 2, i by 2, h, w]  apply = contract }"
+        'layer a : Conv2d(16, 256, 2, padding = "same") from TTN(latent = 4)'
+        " { modes = [o by 2, i by 2, h, w] }"
+    ),
+    "groups": (
+        "layer a : Linear(32, 480) from aTTN(latent = 4)"
+        " { groups = 2  modes = [o by 2, i by 2]  activation = tanh }"
+    ),
+    "groups of channels": (
+        "layer a : Conv1d(40, 500, 2, stride = 2, groups = 2) from aTTN(latent = 4)"
+        " { groups = 2  modes = [o by 2, i by 2, w] }"
     ),
 }
 
@@ -88,7 +139,7 @@ def by_torch(module: ModuleType, layer: Any, x: Tensor) -> list[Tensor]:
     if x.ndim == 2:
         return _pulled(layer, nn.functional.linear(x, weight), x)
     function = (nn.functional.conv1d, nn.functional.conv2d)[x.ndim - 3]
-    options = (layer.stride, layer.padding, layer.dilation)
+    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
     return _pulled(layer, function(x, weight, None, *options), x)
 
 
@@ -115,7 +166,29 @@ def test_tile_by_tile(name: str, count: int, monkeypatch: pytest.MonkeyPatch) ->
         result = run(layer, "tiled", x)
     kernels = [launch.kernel for launch in found]
     assert kernels[:2] == ["_a_trunk", "_a_fused"], "two launches forward"
-    assert "_a_fused_adjoint" in kernels
+    assert kernels[2:4] == ["_a_fused_inputs", "_a_fused_adjoint"], "and no weight backward"
+    assert worst(result, by_torch(module, layer, x)) < 1e-12
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_tile_by_tile_in_groups(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program makes tiles of one row group, and reads the channels of one group of them."""
+    module, layer = made(GROUPED[name], monkeypatch)
+    x = inputs(layer, 3)
+    with launches() as found:
+        result = run(layer, "tiled", x)
+    kernels = [launch.kernel for launch in found]
+    assert kernels[-5:-2] == ["_a_fused_inputs", "_a_fused_adjoint", "_total"]
+    assert worst(result, by_torch(module, layer, x)) < 1e-12
+
+
+@pytest.mark.parametrize("name", BY_WEIGHT)
+def test_the_gradient_of_the_input_by_a_weight(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, layer = made(BY_WEIGHT[name], monkeypatch)
+    x = inputs(layer, 2)
+    with launches() as found:
+        result = run(layer, "tiled", x)
+    assert [launch.kernel for launch in found][2:4] == ["_a_readout", "_a_fused_adjoint"]
     assert worst(result, by_torch(module, layer, x)) < 1e-12
 
 
@@ -127,6 +200,8 @@ def test_half_by_half(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         result = run(layer, "joined", x)
     kernels = [launch.kernel for launch in found]
     assert kernels[:3] == ["_a_trunk", "_a_inner_fused", "_a_outer_fused"]
+    assert "_a_outer_fused_inputs" in kernels
+    assert "_a_inner_fused_inputs" in kernels
     assert worst(result, by_torch(module, layer, x)) < 1e-12
 
 
