@@ -25,16 +25,22 @@ FUNCTIONS = {
     "sin": "tl.sin({})",
     "tanh": "_tanh({})",
     "where": "tl.where({}, {}, {})",
+    "/": "_quotient({}, {})",
 }
 # What Triton lacks, or has less exact, is written out in `elementwise.py.jinja`.
-_WRITTEN_OUT = ("erfc", "exp", "expm1", "log1p", "sigmoid", "tanh")
-_EXPONENTIAL = {"exp", "expm1", "sigmoid", "tanh"}
+_WRITTEN_OUT = ("erfc", "exp", "expm1", "log1p", "quotient", "sigmoid", "tanh")
+_MADE_OF = {
+    "exp": {"exponential"},
+    "expm1": {"exponential"},
+    "sigmoid": {"exponential", "quotient"},
+    "tanh": {"exponential", "quotient"},
+}
 
 
 def written_out(text: str) -> frozenset[str]:
     """The functions that kernels call by themselves, and what those are made of."""
     found = frozenset(name for name in _WRITTEN_OUT if f"_{name}(" in text)
-    return found | {"exponential"} if found & _EXPONENTIAL else found
+    return found.union(*(_MADE_OF.get(name, set()) for name in found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,7 @@ _LIBRARY_NAMES = frozenset(
         "tl.constexpr",
         "tl.cos",
         "tl.debug_barrier",
+        "tl.div_rn",
         "tl.dot",
         "tl.erf",
         "tl.exp2",
