@@ -16,18 +16,31 @@ FUNCTIONS = {
     "abs": "tl.abs({})",
     "cos": "tl.cos({})",
     "erfc": "_erfc({})",
-    "exp": "tl.exp({})",
+    "exp": "_exp({})",
     "expm1": "_expm1({})",
     "log1p": "_log1p({})",
     "maximum": "tl.maximum({}, {})",
     "minimum": "tl.minimum({}, {})",
-    "sigmoid": "tl.sigmoid({})",
+    "sigmoid": "_sigmoid({})",
     "sin": "tl.sin({})",
     "tanh": "_tanh({})",
     "where": "tl.where({}, {}, {})",
+    "/": "_quotient({}, {})",
 }
-# What Triton lacks, or has less exact near zero, is written out in `elementwise.py.jinja`.
-WRITTEN_OUT = ("erfc", "expm1", "log1p", "tanh")
+# What Triton lacks, or has less exact, is written out in `elementwise.py.jinja`.
+_WRITTEN_OUT = ("erfc", "exp", "expm1", "log1p", "quotient", "sigmoid", "tanh")
+_MADE_OF = {
+    "exp": {"exponential"},
+    "expm1": {"exponential"},
+    "sigmoid": {"exponential", "quotient"},
+    "tanh": {"exponential", "quotient"},
+}
+
+
+def written_out(text: str) -> frozenset[str]:
+    """The functions that kernels call by themselves, and what those are made of."""
+    found = frozenset(name for name in _WRITTEN_OUT if f"_{name}(" in text)
+    return found.union(*(_MADE_OF.get(name, set()) for name in found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from tncompile.graph.ir import Layer
 from tncompile.plan.fused import BATCH, FusedPlan, HalvesPlan
 
 from ..torch import views as plain
-from .activations import WRITTEN_OUT
+from .activations import written_out
 from .applied import AppliesView, FusedView, applies_view, fused_view
 from .joined import HalvesView, halves_view
 from .kernels import KernelView, LayerKernels, argument_names, launched, learnt_name
@@ -257,7 +257,7 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
         columns=COLUMNS,
         any=bool(views),
         contractions="_tile_contract" in text,
-        functions=frozenset(name for name in WRITTEN_OUT if f"_{name}(" in text),
+        functions=written_out(text),
         oldest=OLDEST,
         newest=NEWEST,
     )

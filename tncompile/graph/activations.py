@@ -140,7 +140,7 @@ _TABLE = (
     spec(
         "silu",
         Formula(
-            value="z * sigmoid(z)",
+            value="z / (1.0 + exp(-z))",
             fused="silu",
             reads="z",
             lets=(("s", "sigmoid(z)"),),

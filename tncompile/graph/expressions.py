@@ -58,7 +58,7 @@ def write(
     """An expression as a backend has it, with no parentheses but those that its order needs.
 
     `functions` are templates of calls with a `{}` for each argument, `names` what other names
-    stand for.
+    stand for. A template of `/` is for quotients whose divisor is no number.
 
     >>> write("g * (1 - minimum(-h, slope))", {"minimum": "{}.clamp(max={})"}, {"slope": "-2.0"})
     'g * (1 - (-h).clamp(max=-2.0))'
@@ -96,6 +96,10 @@ class _Printer:
                 return _Text(repr(value), _ATOM)
             case ast.UnaryOp(op=ast.USub()):
                 return _Text(f"-{self.print(node.operand).at_least(_ATOM)}", _SIGN)
+            case ast.BinOp(op=ast.Div(), right=right) if "/" in self.functions and not isinstance(
+                right, ast.Constant
+            ):
+                return self._call("/", [self.print(node.left), self.print(right)])
             case ast.BinOp() if type(node.op) in _BINARY:
                 sign, own = _BINARY[type(node.op)]
                 left = self.print(node.left).at_least(own)

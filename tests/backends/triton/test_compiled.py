@@ -89,8 +89,11 @@ def test_other_dtypes(layers: dict[str, Kernels], dtype: str) -> None:
     check(taken(layers["attn"], dtype=dtype))
 
 
-def test_tf32(layers: dict[str, Kernels]) -> None:
-    check(taken(layers["attn"], dot="tf32"))
+@pytest.mark.parametrize("dot", ["ieee", "tf32"])
+def test_tf32_is_by_choice(layers: dict[str, Kernels], dot: str) -> None:
+    found = taken(layers["attn"], dot=dot)
+    check(found)
+    assert any(".tf32" in kernel.ptx for kernel, _ in found.values()) == (dot == "tf32")
 
 
 @pytest.mark.parametrize(

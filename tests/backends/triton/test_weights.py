@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from types import ModuleType
@@ -38,11 +37,6 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     """The largest error, beside the largest entry."""
     found, wanted = found.detach().double(), wanted.detach().double()
     return float((found - wanted).abs().max() / wanted.abs().max())
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    """The error in the norm, beside the norm."""
-    return float((found.double() - wanted).norm() / wanted.norm())
 
 
 def run(weight: nn.Module, upstream: Tensor) -> dict[str, Tensor]:
@@ -116,32 +110,6 @@ def test_golden_case(path: Path) -> None:
     assert relative(found[""], data["out"]) < 1e-12
     for name, _ in weight.named_parameters():
         assert relative(found[name], data[f"grad.{name}"]) < 1e-10, name
-
-
-def test_golden_cases_in_single_precision() -> None:
-    """As good as PyTorch: twice its error at most on the whole, for the weight in each case.
-
-    A gradient sums few numbers of all sizes, and the order of a sum decides on its last digits:
-    in one case it may be three times as far off, or as near.
-    """
-    ratios = []
-    for path in GOLDEN:
-        module, weight, data = golden(path)
-        weight.float()
-        found = by_kernels(weight, data["out_bar"])
-        with without_kernels(module):
-            plain = run(weight, data["out_bar"])
-        wanted = {name: data[f"grad.{name}" if name else "out"] for name in found}
-        assert {value.dtype for value in found.values()} == {torch.float32}
-        errors = {
-            name: (error(found[name], v), error(plain[name], v)) for name, v in wanted.items()
-        }
-        own, other = errors.pop("")
-        assert own <= 2 * other, path.stem
-        own, other = (math.hypot(*(pair[k] for pair in errors.values())) for k in (0, 1))
-        assert own <= 4 * other, path.stem
-        ratios.append(own / other)
-    assert math.prod(ratios) ** (1 / len(ratios)) <= 2
 
 
 # --- every kind of layer ---------------------------------------------------------------------
