@@ -88,6 +88,7 @@ ALONG_MORE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("name", ALONG_MORE)
 def test_along_more_axes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options, dimensions, axes, size = ALONG_MORE[name]
