@@ -159,7 +159,7 @@ def _number(legs: Sequence[Leg]) -> str:
 
 def _factor(code: str) -> str:
     """A sum as a factor."""
-    return f"({code})" if " " in code and not code.startswith("tl.") else code
+    return f"({code})" if " " in code else code
 
 
 def total(kernels: LayerKernels, layout: SumLayout, suffix: str) -> KernelView:
