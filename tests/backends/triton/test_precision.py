@@ -1,7 +1,7 @@
 """Errors of kernels beside those of PyTorch: activations alone, then weights and gradients.
 
-An error is the norm of the difference beside the norm, its mean over many draws: in a single one
-the order of a sum makes it three times as large, or as small.
+An error is the norm of the difference beside the norm, in its geometric mean over several draws:
+in a single one the order of a sum makes it three times as large, or as small.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 
 def means(found: list[Errors]) -> Errors:
-    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+    """Geometric means; a tenth of a rounding in single precision is no better than another."""
+    least = 2.0**-24 / 10
+    return {k: float(np.exp(np.mean([np.log(max(e[k], least)) for e in found]))) for k in found[0]}
 
 
 def vectors(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weight, the gradients of each stage as one vector, and those of trained numbers."""
+    """The weight, the gradients of each stage as one vector, of the root with the first."""
     found: dict[str, list[Tensor]] = {}
     for name, value in values.items():
-        stage = "".join(re.findall(r"^act|\d+", name)[:2]) or name
+        stage = "".join(re.findall(r"^act|\d+", name)[:2]) or name.replace("root", "1")
         found.setdefault(stage, []).append(value.flatten())
     return {stage: torch.cat(parts) for stage, parts in found.items()}
 
@@ -156,7 +158,7 @@ def assert_as_exact(module: ModuleType, like: Cores, count: int) -> None:
     """Errors of at most twice those of PyTorch in single precision, for each stage."""
     found = [errors(module, *each)[:2] for each in drawn(module, like, count)]
     own, plain = (means([pair[k] for pair in found]) for k in (0, 1))
-    assert len(own) >= 3
+    assert len(own) >= 2
     for stage, value in own.items():
         assert value <= 2 * plain[stage], stage
 
@@ -180,11 +182,11 @@ def small(activation: str) -> tuple[ModuleType, Cores]:
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_activations_in_layers(name: str) -> None:
-    assert_as_exact(*small(FORMULAS[name]), 12)
+    assert_as_exact(*small(FORMULAS[name]), 16)
 
 
 # What one rounding leaves is met but for what single precision adds.
-HALF = 1.05
+HALF = 1.01
 
 
 def half_errors(module: ModuleType, like: Cores) -> list[Errors]:
