@@ -7,7 +7,7 @@ from typing import Any
 from tncompile.graph.targets import Convolution
 from tncompile.plan.fused import FusedPlan, HalvesPlan
 from tncompile.plan.kernels import KernelPlan, Pass
-from tncompile.plan.occupancy import Footprint
+from tncompile.plan.occupancy import Footprint, Kernel
 from tncompile.plan.results import LayerPlan
 from tncompile.report.units import show_size
 
@@ -34,8 +34,7 @@ def kernel_sentences(plan: LayerPlan) -> list[str]:
         found.append(
             f"pass {number}: {_what(own)} in tiles of {own.chip.entries:,} entries, one by each of"
             f" {own.chip.programs:,} programs of {own.forward.warps} warps{groups}; predicted"
-            f" {own.forward.registers} registers of a thread, {own.adjoint.registers} of its"
-            " adjoint's"
+            f" {_taken(own.forward)}; of its adjoint {_taken(own.adjoint)}"
         )
     readout = kernels.readout
     tiles = "one" if readout.loops == 1 else f"{readout.loops:,}"
@@ -66,17 +65,23 @@ def kernel_sentences(plan: LayerPlan) -> list[str]:
 
 def _footprints(kernels: KernelPlan) -> list[str]:
     """What a program of each kernel takes, as the planner's model has it."""
-    parts = []
-    for kernel, taken in kernels.footprints.items():
-        name, shared = kernel.value.replace("_", " "), show_size(taken.shared_bytes)
-        parts.append(f"{name} {taken.registers} registers, {shared}")
+    parts = (
+        f"{kernel.value.replace('_', ' ')} {_taken(taken)}"
+        for kernel, taken in kernels.footprints.items()
+        if kernels.trunk or kernel is not Kernel.TRUNK
+    )
     return [f"predicted for a thread, and shared by a program: {'; '.join(parts)}"]
+
+
+def _taken(footprint: Footprint) -> str:
+    """Registers of a thread, and what a program shares."""
+    return f"{footprint.registers} registers, {show_size(footprint.shared_bytes)}"
 
 
 def _what(own: Pass) -> str:
     """What a pass makes."""
     part = "" if own.chip.stage.activation is not None else "part of "
-    return f"{part}stage {own.chip.stage.number}, too large for one program,"
+    return f"{part}stage {own.chip.stage.number}, which no program holds whole,"
 
 
 def inputs_of(fused: FusedPlan) -> str:
