@@ -1,8 +1,9 @@
 """The Triton backend: the modules of the PyTorch backend, with GPU kernels for their weights.
 
 `trunk` and `readout` write the kernels of a layer, `chip` the steps that they are made of,
-`addresses` where things lie in memory, `layouts` the buffers between kernels; `views` holds what
-the templates see. Everything that is not a kernel is the text of the PyTorch backend.
+`addresses` where things lie in memory, `layouts` the buffers between kernels; `fused` writes those
+that apply a layer, `places` where its inputs and outputs stand; `views` holds what the templates
+see. Everything that is not a kernel is the text of the PyTorch backend.
 """
 
 from __future__ import annotations

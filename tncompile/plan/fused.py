@@ -141,8 +141,8 @@ def apart_legs(layer: Layer) -> tuple[Index, ...]:
 def side_modes(layer: Layer, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The modes that a program keeps, those of an axis, and those that it runs through.
 
-    Channels are the faster ones, to fill the tiles: positions of a kernel are few, and fill them
-    with zeros.
+    For the gradient of inputs rows are the faster ones, to fill the tiles: positions of a kernel
+    are few, and the rest of a tile would be zeros.
     """
     modes, legs, apart = layer.modes, weight_legs(layer), apart_legs(layer)
     axes = range(1, len(modes.shape)) if axis == 0 else (*range(2, len(modes.shape)), 0)

@@ -34,8 +34,8 @@ def by_torch(layer: Any, weight: Tensor, x: Tensor) -> Tensor:
     own = LAYERS[len(layer.kernel_size)](
         16, 16, layer.kernel_size, *options, padding_mode=layer.padding_mode, device="meta"
     )
-    found: Tensor = torch.func.functional_call(own, {"weight": weight, "bias": layer.bias}, (x,))
-    return found
+    output: Tensor = torch.func.functional_call(own, {"weight": weight, "bias": layer.bias}, (x,))
+    return output
 
 
 def assert_like_pytorch(words: str, size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +109,8 @@ def test_gradients_by_differences(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(x: Tensor, *cores: Tensor) -> Tensor:
         given = dict(zip(names, cores, strict=True))
-        found: Tensor = torch.func.functional_call(_Tiled(layer.generator), _inside(given), (x,))
-        return found
+        output: Tensor = torch.func.functional_call(_Tiled(layer.generator), _inside(given), (x,))
+        return output
 
     assert torch.autograd.gradcheck(run, (x, *cores), fast_mode=True, rtol=1e-6, atol=1e-8)
 
