@@ -17,7 +17,10 @@ from tncompile.plan.occupancy import (
     footprint,
 )
 
-pytest.importorskip("triton", reason="Triton is not installed: no kernels are compiled")
+triton = pytest.importorskip("triton", reason="Triton is not installed: no kernels are compiled")
+
+# Bytes a thread: the compiler in the oldest version keeps one value of a kernel elsewhere.
+STACK = 8 if triton.__version__.startswith("3.6.") else 0
 
 # A tree whose readout loops over tiles; mixers across blocks; a tree of legs of 3, filled up.
 LAYERS = {
@@ -55,7 +58,7 @@ def check(found: dict[str, tuple[Resources, Footprint]]) -> None:
     """What holds of all kernels."""
     assert found
     for kernel, _ in found.values():
-        assert kernel.stack == 0
+        assert kernel.stack <= STACK
         assert kernel.registers <= MOST_REGISTERS
         assert kernel.shared <= SHARED_LIMITS[kernel.architecture]
 
