@@ -94,7 +94,8 @@ class FusedView:
         """The kernels in the order in which they run."""
         found = [self.outputs, self.inputs, self.adjoint, self.sums]
         if self.half:
-            found += [None if self.inputs else self.kernels.readout, self.kernels.trunk_adjoint]
+            found += [None if self.inputs else self.kernels.readout]
+            found += self.kernels.hidden_adjoints
         return tuple(view for view in found if view is not None)
 
     def launched(self, kernel: KernelView, tiles: str) -> tuple[str, ...]:

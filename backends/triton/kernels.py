@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tncompile.emit.stage import identifier
 from tncompile.emit.text import wrapped
@@ -39,13 +39,15 @@ class KernelView:
 class LayerKernels:
     """The plan of a layer's kernels, the names of their arguments, and the buffers they share."""
 
-    def __init__(self, plan: KernelPlan) -> None:
+    def __init__(self, plan: KernelPlan, kept: int | None = None) -> None:
         self.plan = plan
         self.layer = plan.layer
         self.parameters = {p.name: p for p in plan.layer.parameters}
         hidden = (*plan.trunk, *(own.chip for own in plan.passes))
         self.activations = [elementwise(chip.stage) for chip in hidden]
         self.layout = layout(plan, [a.reads for a in self.activations])
+        if kept is not None:  # half of a layer, which keeps more
+            self.layout = replace(self.layout, kept=kept)
 
     def sizes(self, stage: Stage) -> list[tuple[str, int]]:
         """The pointers to a stage's parameters, those of its activation last, with their sizes."""

@@ -20,9 +20,13 @@ from .sums import Sums, after_tiles, digit_lines, needed_first, total
 
 @dataclass(frozen=True, slots=True)
 class PassView:
-    """The kernels of a pass; `number` counts them from 1, `summed` is what its programs sum up."""
+    """The kernels of a pass; `number` counts them from 1, `summed` is what its programs sum up.
+
+    A pass that is not `hidden` is one of the last stage.
+    """
 
     number: int
+    hidden: bool
     forward: KernelView
     adjoint: KernelView
     total: KernelView
@@ -55,6 +59,7 @@ class PassWriter:
         groups = self.kernels.layer.groups
         return PassView(
             number=self.number,
+            hidden=self.own in self.kernels.plan.hidden_passes,
             forward=self._forward(),
             adjoint=self._adjoint(),
             total=total(self.kernels, self.sums, self._name()),

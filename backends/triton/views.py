@@ -68,9 +68,14 @@ class LayerView:
         """The kernels in the order in which they run."""
         found = [self.trunk, *(p.forward for p in self.passes), self.readout]
         found += [self.readout_adjoint, self.sums]
-        for own in reversed(self.passes):
-            found += [own.adjoint, own.total]
-        return tuple(view for view in (*found, self.trunk_adjoint) if view is not None)
+        return tuple(view for view in (*found, *self.hidden_adjoints) if view is not None)
+
+    @property
+    def hidden_adjoints(self) -> tuple[KernelView, ...]:
+        """The adjoints of the hidden stages in the order in which they run."""
+        assert self.trunk_adjoint is not None
+        passes = (view for own in reversed(self.passes) for view in (own.adjoint, own.total))
+        return (*passes, self.trunk_adjoint)
 
     @property
     def applied(self) -> tuple[FusedView, ...]:
@@ -105,11 +110,15 @@ class LayerView:
     def forward_lines(self) -> tuple[str, ...]:
         """Lines that launch the kernels of the hidden stages."""
         trunk = [] if self.trunk is None else [self.launch(self.trunk, f"({self.groups},)", _KEEP)]
-        passes = (
-            self.launch(own.forward, f"({own.programs}, {self.groups})", _KEEP)
-            for own in self.passes
-        )
-        return (*trunk, *passes)
+        return (*trunk, *(self._pass_line(own) for own in self.passes if own.hidden))
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """Lines that launch the passes of the last stage, which the halves of a layer need not."""
+        return tuple(self._pass_line(own) for own in self.passes if not own.hidden)
+
+    def _pass_line(self, own: PassView) -> str:
+        return self.launch(own.forward, f"({own.programs}, {self.groups})", _KEEP)
 
     @property
     def backward_lines(self) -> tuple[str, ...]:
@@ -155,7 +164,6 @@ def layer_kernels(program: LayerProgram) -> LayerView:
         readout_adjoint=Readout(kernels).backward(),
         sums=total(kernels, kernels.layout.sums[-1], ""),
         trunk=trunk(kernels),
-        passes=pass_views(kernels),
         fused=fused_view(kernels, fused, found) if isinstance(fused, FusedPlan) else None,
         applies=applies_view(layer.target),
         halves=_halves(halves, found, layer) if isinstance(halves, HalvesPlan) else None,
@@ -183,6 +191,7 @@ def _view(kernels: LayerKernels, arguments: tuple[str, ...]) -> LayerView:
         sparse=sums.sparse,
         readout=Readout(kernels).forward(),
         trunk_adjoint=trunk_adjoint(kernels),
+        passes=pass_views(kernels),
         state=layout.states[-1] if layout.states else 0,
     )
 
@@ -191,7 +200,7 @@ def _halves(plan: HalvesPlan, whole: LayerView, layer: Layer) -> HalvesView:
     """The kernels of both halves of a layer; they are given all of its cores."""
     views = []
     for half in (plan.inner, plan.outer):
-        kernels = LayerKernels(half.kernels)
+        kernels = LayerKernels(half.kernels, whole.kept // layer.groups)
         view = replace(_view(kernels, whole.arguments), trained=whole.trained)
         views.append(fused_view(kernels, half, view, half_of=True))
     inner, outer = views

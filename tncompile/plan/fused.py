@@ -76,14 +76,16 @@ def with_kernels(plan: LayerPlan, findings: Findings) -> LayerPlan:
 
 def plan_halves(whole: KernelPlan) -> HalvesPlan | str:
     """How a layer is applied half by half; or why it is not, in words."""
-    if whole.passes:
-        return "its hidden states fit no single GPU program"
     halves = find_halves(whole.layer)
     if isinstance(halves, str):
         return halves
+    # Both halves read the hidden states of the whole layer.
+    states = {halves.inner.name: whole.hidden_passes}
     plans = []
     for half in (halves.inner, halves.outer):
         kernels = plan_kernels(half)
+        if not isinstance(kernels, str) and kernels.passes != states.get(half.name, ()):
+            return "one of its halves takes a state that fits no GPU program"
         found = kernels if isinstance(kernels, str) else plan_fused(kernels)
         if isinstance(found, str):
             return f"{found.removeprefix('its weight')}, of one of its halves"

@@ -47,6 +47,12 @@ class KernelPlan:
     footprints: Mapping[Kernel, Footprint]
 
     @property
+    def hidden_passes(self) -> tuple[Pass, ...]:
+        """The passes of hidden stages, which come before those of the last one."""
+        number = self.readout.stage.number
+        return tuple(own for own in self.passes if own.chip.stage.number < number)
+
+    @property
     def padded_state(self) -> bool:
         """Whether the state that the readout takes is stored with each of its legs padded."""
         return not self.passes

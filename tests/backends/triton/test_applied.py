@@ -103,11 +103,14 @@ JOINED = {
 
 
 def made(
-    text: str, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float64
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype = torch.float64,
+    largest: int | None = None,
 ) -> tuple[ModuleType, Any]:
     """A layer in small tiles, many of them."""
     monkeypatch.setattr(fused, "SIDE", 16)
-    module = compiled(text, tile=256, programs=4)
+    module = compiled(text, tile=256, programs=4, largest=largest)
     layer = module.A(dtype=torch.float64)
     fill(layer.generator)
     layer.generator.calibrate(weight_std=1.0)
@@ -202,6 +205,31 @@ def test_half_by_half(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels[:3] == ["_a_trunk", "_a_inner_fused", "_a_outer_fused"]
     assert "_a_outer_fused_inputs" in kernels
     assert "_a_inner_fused_inputs" in kernels
+    assert worst(result, by_torch(module, layer, x)) < 1e-12
+
+
+IN_PASSES = {
+    "tiled": (
+        "topology T() { root product(order)  repeat 2 { mix pairs from 1  mix pairs from 2 } }\n"
+        "layer a : Linear(32, 32) from T() { modes = fold(radix = 2)  activation = tanh }"
+    ),
+    "joined": (
+        "layer a : Linear(1024, 1024) from TTN(latent = 5)"
+        " { modes = fold(radix = 2)  activation = tanh }"
+    ),
+}
+
+
+@pytest.mark.parametrize("way", IN_PASSES)
+def test_with_hidden_states_in_passes(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both halves read the states of hidden layers alone."""
+    module, layer = made(IN_PASSES[way], monkeypatch, largest=512)
+    x = inputs(layer, 3)
+    with launches() as found:
+        result = run(layer, way, x)
+    kernels = [launch.kernel for launch in found]
+    assert sum("_pass" in kernel for kernel in kernels) >= 3 + 3 * (way == "tiled")
+    assert "_a_readout" not in kernels
     assert worst(result, by_torch(module, layer, x)) < 1e-12
 
 
