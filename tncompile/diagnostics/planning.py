@@ -65,7 +65,7 @@ class NoKernels(Diagnostic):
     reason: str
 
     def helps(self) -> tuple[str, ...]:
-        return ("smaller cores, or an activation earlier in the network, make smaller stages",)
+        return ("smaller bonds, or modes of fewer entries, make smaller tiles",)
 
 
 @dataclass(frozen=True)
