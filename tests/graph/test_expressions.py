@@ -85,3 +85,10 @@ def test_what_is_not_there_is_refused() -> None:
     for part in (*parts, "exp(z=1)", "lambda: z", "z if a else b", "a == b", "a[0:1]"):
         with pytest.raises(ValueError, match="is no part of a formula"):
             write(part, FUNCTIONS)
+
+
+def test_quotients_by_a_function() -> None:
+    functions = {**SAME, "/": "divide({}, {})"}
+    assert write("g * (z + 1.0) / (1.0 + z / 2.0)", functions) == (
+        "divide(g * (z + 1.0), 1.0 + z / 2.0)"
+    )
