@@ -216,6 +216,7 @@ class _Sweep:
     def _builder(self, first: int) -> Builder:
         """A builder whose state is there, after the blocks before the first."""
         builder = Builder(self.row)
+        builder.pairwise = True
         if first == 0:
             builder.begin()
         elif self.row.start is not None or first > 0:

@@ -47,7 +47,8 @@ class Builder:
 
     A builder goes on with another row when `row` is set, and with another state when `state`
     is. With `batched` every step acts on a batch of states. With `transposed` blocks come
-    from the left and take the state from the row's end to its sources.
+    from the left and take the state from the row's end to its sources. With `pairwise` the matrix
+    of many cores is made of halves, whose gradients are longer sums of fewer entries.
     """
 
     def __init__(self, row: Row) -> None:
@@ -56,7 +57,7 @@ class Builder:
         self.windows: list[Window] = []
         self.notes: list[Note] = []
         self.state: Ref | None = None
-        self.batched = self.transposed = False
+        self.batched = self.transposed = self.pairwise = False
 
     def add(self, step: Step) -> Ref:
         """Add a step of another kind."""
@@ -118,7 +119,9 @@ class Builder:
         for action in actions:
             pieces = self._extend(pieces, action)
         while len(pieces) > 1:
-            pieces[:2] = [self._join(pieces[0], pieces[1])]
+            ends = range(0, len(pieces) - 1, 2) if self.pairwise else (0,)
+            joined = [self._join(*pieces[k : k + 2]) for k in ends]
+            pieces = [*joined, *pieces[2 * len(joined) :]]
         (piece,) = pieces
         assert piece.matrix is not None
         return piece.matrix, piece.wires
