@@ -27,7 +27,7 @@ from tncompile.backends.triton.views import layer_kernels
 from tncompile import driver
 from tncompile.emit import Header, load_backend, module_program
 from tncompile.plan.kernels import KernelPlan
-from tncompile.plan.occupancy import Footprint, Kernel
+from tncompile.plan.occupancy import TOTAL, Footprint
 from tncompile.source import SourceFile
 
 ARCHITECTURES = (80, 90, 100)
@@ -47,7 +47,13 @@ class Case:
     function: Any
     view: KernelView
     entries: int
-    predicted: Footprint
+    constants: Mapping[str, int]
+
+    @property
+    def predicted(self) -> Footprint:
+        """What the planner expects it to take."""
+        found: Footprint = self.view.footprint
+        return found
 
 
 @dataclass(frozen=True)
@@ -108,16 +114,21 @@ class Kernels:
     def cases(self) -> Iterator[Case]:
         """Every kernel of every layer that has some."""
         for planned, view in self.layers:
-            plan = planned.kernels
+            plan, name = planned.kernels, planned.layer.name
             if not isinstance(plan, KernelPlan):
                 continue
-            for kind in Kernel:
-                kernel: KernelView | None = getattr(view, kind.value)
-                if kernel is not None:
-                    entries = 0 if kind.hidden else plan.tile_entries
-                    function, predicted = getattr(self.module, kernel.name), plan.footprints[kind]
-                    name = planned.layer.name
-                    yield Case(name, kernel.name, function, kernel, entries, predicted)
+            views = [*view.views, *(kernel for fused in view.applied for kernel in fused.views)]
+            for kernel in views:
+                function = getattr(self.module, kernel.name)
+                entries = plan.tile_entries if kernel in (view.readout, view.readout_adjoint) else 0
+                constants = {"BATCH": kernel.batch} if kernel.batch else {}
+                yield Case(name, kernel.name, function, kernel, entries, constants)
+            sums = {"PROGRAMS": view.programs, "COUNT": view.total}
+            yield Case(name, "_total", self.module._total, _TOTAL, 0, sums)
+
+
+# The kernel that all layers share: its text is in a template.
+_TOTAL = KernelView("_total", "", ("partial_ptr", "total_ptr"), ("COMPUTE",), (), TOTAL)
 
 
 def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "ieee") -> Resources:
@@ -129,11 +140,12 @@ def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "
     own, computed = DTYPES[dtype], _COMPUTED.get(dtype, "fp32")
     between = {"state_ptr", "kept_ptr", "partial_ptr", "total_ptr"}
     constants = {"COMPUTE": tl.float64 if computed == "fp64" else tl.float32, "DOT": dot}
-    constants |= {"KEEP": True}
+    constants |= {"KEEP": True, **case.constants}
     names = [p.name for p in case.function.params]
     pointers = [n for n in names if n.endswith("_ptr")]
-    signature = dict.fromkeys(names, "constexpr")
+    signature = dict.fromkeys(names, "i32")  # a size, of which nothing is known
     signature |= {n: f"*{computed if n in between else own}" for n in pointers}
+    signature |= {p.name: "constexpr" for p in case.function.params if p.is_constexpr}
     source = triton.compiler.ASTSource(
         case.function,
         signature,

@@ -64,7 +64,8 @@ def _files(quick: bool) -> Iterator[Path]:
 
 def _text(case: Case) -> str:
     """What a kernel says, without the names of its layer."""
-    return re.sub(case.layer, "", "\n".join((*case.view.arguments, *case.view.lines)))
+    given = (*case.view.arguments, *case.view.lines, str(case.view.warps), str(case.constants))
+    return re.sub(case.layer, "", "\n".join(given))
 
 
 def _measured(case: Case, architecture: int) -> dict[str, Any]:

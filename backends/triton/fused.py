@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tncompile.graph.targets import Convolution
-from tncompile.plan.fused import FusedPlan, side_blocks
+from tncompile.plan.fused import ADJOINT_BATCH, BATCH, FusedPlan, side_blocks
 from tncompile.plan.kernels import ChipStage
+from tncompile.plan.occupancy import Kernel
 from tncompile.plan.tiles import Place
 
 from .addresses import Address, times
@@ -58,16 +59,17 @@ class Fused:
         return [*names, *more, "batch", *self.sizes, "tiles"]
 
     def _view(
-        self, suffix: str, title: str, pointers: Sequence[str], body: Sequence[str], writer: Chip
+        self, kind: Kernel, title: str, pointers: Sequence[str], body: Sequence[str], writer: Chip
     ) -> KernelView:
         return self.kernels.view(
-            suffix,
+            kind.value,
             title,
             pointers,
             ("BATCH", "COMPUTE", "DOT"),
             body,
             writer.ranges,
-            max(self.kernels.plan.readout_warps, 4),
+            self.plan.footprints[kind],
+            ADJOINT_BATCH if kind.backward else BATCH,
         )
 
     # --- where things stand ------------------------------------------------------------------
@@ -220,7 +222,7 @@ class Fused:
         ]
         title = "Outputs for a block of inputs: tiles of the weight are made and used at once."
         pointers = self._pointers("input_ptr", "output_ptr")
-        return self._view("fused", title, pointers, body, writer)
+        return self._view(Kernel.OUTPUTS, title, pointers, body, writer)
 
     def inputs(self) -> KernelView | None:
         """The gradient of a block of inputs for the columns of a program: dX = dY W."""
@@ -258,7 +260,7 @@ class Fused:
         ]
         title = "The gradient of a block of inputs, from tiles of the weight made once more."
         pointers = self._pointers("gradient_ptr", "input_gradient_ptr")
-        return self._view("fused_inputs", title, pointers, body, writer)
+        return self._view(Kernel.INPUTS, title, pointers, body, writer)
 
     def adjoint(self) -> KernelView:
         """Gradients of the cores: that of each tile, dW = dY^T X, goes on as in the readout."""
@@ -300,7 +302,7 @@ class Fused:
         body += after_tiles(writer, sums, before, again=True)
         title = "Gradients of the last layer's cores and of the state, summed over tiles."
         pointers = self._pointers("input_ptr", "gradient_ptr", "partial_ptr")
-        return self._view("fused_adjoint", title, pointers, body, writer)
+        return self._view(Kernel.OUTPUTS_ADJOINT, title, pointers, body, writer)
 
 
 def shares(count: int) -> tuple[int, ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tncompile.emit.stage import identifier
 from tncompile.emit.text import wrapped
 from tncompile.graph.ir import Stage
 from tncompile.plan.kernels import KernelPlan
+from tncompile.plan.occupancy import Footprint
 from tncompile.plan.schedule import Ref
 
 from .activations import elementwise
@@ -28,7 +29,13 @@ class KernelView:
     pointers: tuple[str, ...]
     options: tuple[str, ...]
     lines: tuple[str, ...]
-    warps: int
+    footprint: Footprint = field(repr=False)  # no part of what makes kernels the same
+    batch: int = 0  # inputs that a program takes at a time, or at most; none where it takes none
+
+    @property
+    def warps(self) -> int:
+        """Warps of a program."""
+        return self.footprint.warps
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -64,7 +71,8 @@ class LayerKernels:
         options: tuple[str, ...],
         body: Sequence[str],
         used: Iterable[int],
-        warps: int,
+        footprint: Footprint,
+        batch: int = 0,
     ) -> KernelView:
         """A kernel; the ranges that its lines speak of are bound at its start."""
         text = "\n".join(body)
@@ -77,7 +85,8 @@ class LayerKernels:
             pointers=tuple(pointers),
             options=options,
             lines=tuple(part for line in (*ranges(found), *body) for part in wrapped(line)),
-            warps=warps,
+            footprint=footprint,
+            batch=batch,
         )
 
     def of_group(self, sizes: Sequence[tuple[str, int]], axis: int) -> list[str]:

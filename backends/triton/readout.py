@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tncompile.plan.occupancy import Kernel
 from tncompile.plan.schedule import (
     CoreMatrix,
     CoreTensor,
@@ -63,7 +64,7 @@ class Readout:
             ("COMPUTE", "DOT"),
             [f"# {self.kernels.statements(self.plan.readout.stage)}", *body],
             writer.ranges,
-            self.plan.readout_warps,
+            self.plan.footprints[Kernel.READOUT],
         )
 
     def backward(self) -> KernelView:
@@ -98,7 +99,7 @@ class Readout:
             ("COMPUTE", "DOT"),
             body,
             writer.ranges,
-            plan.readout_warps,
+            plan.footprints[Kernel.READOUT_ADJOINT],
         )
 
     def _program(self) -> str:

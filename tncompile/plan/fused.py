@@ -10,6 +10,7 @@ once.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tncompile.diagnostics import Findings
@@ -24,7 +25,7 @@ from tncompile.plan.kernels import (
     plan_kernels,
     weight_legs,
 )
-from tncompile.plan.occupancy import LEAST_SUM
+from tncompile.plan.occupancy import LEAST_SUM, Footprint, Kernel
 from tncompile.plan.onchip import chip_schedule, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.results import LayerPlan
@@ -33,6 +34,7 @@ from tncompile.plan.tiles import Leg, Place, held, padded, tile
 
 SIDE = 64  # of a tile: rows, and columns
 BATCH = 64  # inputs of a program
+ADJOINT_BATCH = 16  # inputs that the gradient of a tile sums up at a time: more take more registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class FusedPlan:
     outputs: ChipStage
     inputs: ChipStage | None
     most: int
+    footprints: Mapping[Kernel, Footprint]
 
     @property
     def layer(self) -> Layer:
@@ -110,7 +113,12 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     if isinstance(outputs, str) or isinstance(inputs, str):
         return outputs if isinstance(outputs, str) else str(inputs)
     shape = (target.weight_shape[0], math.prod(target.weight_shape[1:]))
-    return FusedPlan(kernels, shape, outputs, inputs, _most(outputs))
+    warps = max(kernels.readout_warps, 4)
+    footprints = {
+        kind: Footprint(warps, 255, 2**16)
+        for kind in (Kernel.OUTPUTS, Kernel.INPUTS, Kernel.OUTPUTS_ADJOINT)
+    }
+    return FusedPlan(kernels, shape, outputs, inputs, _most(outputs), footprints)
 
 
 def side_blocks(chip: ChipStage, axes: tuple[int, ...]) -> tuple[int, int]:

@@ -13,7 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
-from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, Steps, footprint
+from tncompile.plan.occupancy import (
+    OF_WEIGHTS,
+    SAFE_REGISTERS,
+    Footprint,
+    Kernel,
+    Steps,
+    footprint,
+)
 from tncompile.plan.onchip import (
     LARGEST_OPERAND,
     LARGEST_VALUE,
@@ -124,7 +131,7 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
         readout=readout,
         footprints={
             kernel: _footprint(kernel, hidden if kernel.hidden else (readout.schedule,))
-            for kernel in Kernel
+            for kernel in OF_WEIGHTS
         },
     )
 
