@@ -35,6 +35,8 @@ from tncompile.plan.tiles import Leg, Place, held, padded, tile
 SIDE = 64  # of a tile: rows, and columns
 BATCH = 64  # inputs of a program
 ADJOINT_BATCH = 16  # inputs that the gradient of a tile sums up at a time: more take more registers
+_APPLIED = Linear | QKV | Convolution
+_NOT_APPLIED = "only linear layers and convolutions are applied tile by tile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def with_kernels(plan: LayerPlan, findings: Findings) -> LayerPlan:
 
 def plan_halves(layer: Layer) -> HalvesPlan | str:
     """How a layer is applied half by half; or why it is not, in words."""
+    if not isinstance(layer.target, _APPLIED):
+        return _NOT_APPLIED
     halves = find_halves(layer)
     if isinstance(halves, str):
         return halves
@@ -95,8 +99,8 @@ def plan_halves(layer: Layer) -> HalvesPlan | str:
 def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     """How a layer is applied tile by tile; or why it is not, in words."""
     layer, target = kernels.layer, kernels.layer.target
-    if not isinstance(target, Linear | QKV | Convolution):
-        return "only linear layers and convolutions are applied tile by tile"
+    if not isinstance(target, _APPLIED):
+        return _NOT_APPLIED
     if layer.groups > 1 or getattr(target, "groups", 1) > 1:
         return "its rows fall into groups"
     if layer.modes.axes is None:
