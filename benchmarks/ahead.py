@@ -27,10 +27,11 @@ from tncompile.backends.triton.views import layer_kernels
 from tncompile import driver
 from tncompile.emit import Header, load_backend, module_program
 from tncompile.plan.kernels import KernelPlan
-from tncompile.plan.occupancy import Footprint, Kernel
+from tncompile.plan.occupancy import Footprint
 from tncompile.source import SourceFile
 
 ARCHITECTURES = (80, 90, 100)
+LEAST_BATCH = 16  # inputs of a program
 # What a program may take in shared memory, in bytes.
 SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 # Dtypes of cores, as Triton's signatures name them, with those in which kernels compute.
@@ -47,7 +48,13 @@ class Case:
     function: Any
     view: KernelView
     entries: int
-    predicted: Footprint
+    constants: Mapping[str, int]
+
+    @property
+    def predicted(self) -> Footprint | None:
+        """What the planner expects it to take; None where it has no model."""
+        found: Footprint | None = self.view.predicted
+        return found
 
 
 @dataclass(frozen=True)
@@ -108,16 +115,21 @@ class Kernels:
     def cases(self) -> Iterator[Case]:
         """Every kernel of every layer that has some."""
         for planned, view in self.layers:
-            plan = planned.kernels
+            plan, name = planned.kernels, planned.layer.name
             if not isinstance(plan, KernelPlan):
                 continue
-            for kind in Kernel:
-                kernel: KernelView | None = getattr(view, kind.value)
-                if kernel is not None:
-                    entries = 0 if kind.hidden else plan.readout.entries
-                    function, predicted = getattr(self.module, kernel.name), plan.footprints[kind]
-                    name = planned.layer.name
-                    yield Case(name, kernel.name, function, kernel, entries, predicted)
+            tiles = {view.readout: plan.readout.entries, view.readout_adjoint: plan.readout.entries}
+            for kernel in (*view.views, *(k for fused in view.applied for k in fused.views)):
+                function, entries = getattr(self.module, kernel.name), tiles.get(kernel, 0)
+                # A program takes fewer inputs of a small batch.
+                for batch in sorted({kernel.batch, min(kernel.batch, LEAST_BATCH)}):
+                    constants = {"BATCH": batch} if batch else {}
+                    yield Case(name, kernel.name, function, kernel, entries, constants)
+
+
+def is_between(name: str) -> bool:
+    """Whether a pointer is to what kernels hand on, in the dtype in which they compute."""
+    return re.fullmatch(r"(state|kept|next|partial|total\d*)_ptr", name) is not None
 
 
 def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "ieee") -> Resources:
@@ -127,13 +139,13 @@ def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "
     from triton.backends.compiler import GPUTarget
 
     own, computed = DTYPES[dtype], _COMPUTED.get(dtype, "fp32")
-    between = {"state_ptr", "kept_ptr", "partial_ptr", "total_ptr"}
     constants = {"COMPUTE": tl.float64 if computed == "fp64" else tl.float32, "DOT": dot}
-    constants |= {"KEEP": True}
+    constants |= {"KEEP": True, **case.constants}
     names = [p.name for p in case.function.params]
     pointers = [n for n in names if n.endswith("_ptr")]
-    signature = dict.fromkeys(names, "constexpr")
-    signature |= {n: f"*{computed if n in between else own}" for n in pointers}
+    signature = dict.fromkeys(names, "i32")  # a size, of which nothing is known
+    signature |= {n: f"*{computed if is_between(n) else own}" for n in pointers}
+    signature |= {p.name: "constexpr" for p in case.function.params if p.is_constexpr}
     source = triton.compiler.ASTSource(
         case.function,
         signature,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -40,6 +41,7 @@ def benchmark(quick: bool) -> dict[str, Any]:
                     if key not in seen:  # convolutions of one shape have the same kernels
                         seen[key] = _measured(case, architecture)
                     name = {"file": str(file.relative_to(ROOT)), "kernel": case.kernel}
+                    name["batch"] = case.constants.get("BATCH")
                     rows.append(name | seen[key])
                     print(_line(rows[-1]), flush=True)
     return {
@@ -64,7 +66,8 @@ def _files(quick: bool) -> Iterator[Path]:
 
 def _text(case: Case) -> str:
     """What a kernel says, without the names of its layer."""
-    return re.sub(case.layer, "", "\n".join((*case.view.arguments, *case.view.lines)))
+    given = (*case.view.arguments, *case.view.lines, str(case.view.warps), str(case.constants))
+    return re.sub(case.layer, "", "\n".join(given))
 
 
 def _measured(case: Case, architecture: int) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def _measured(case: Case, architecture: int) -> dict[str, Any]:
         "registers": found.registers,
         "stack_bytes": found.stack,
         "shared_bytes": found.shared,
-        "predicted": asdict(case.predicted),
+        "predicted": asdict(case.predicted) if case.predicted else None,
         "processor_seconds": found.seconds,
         "instructions": found.instructions,
         "instructions_per_entry": per_entry,
@@ -100,6 +103,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def shared(row: dict[str, Any]) -> bool:
         return _close(row["predicted"]["shared_bytes"], row["shared_bytes"])
 
+    told = [row for row in rows if row["predicted"] is not None]
     return {
         "kernels": len(rows),
         "with_stack": sum(row["stack_bytes"] > 0 for row in rows),
@@ -107,24 +111,27 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             row["shared_bytes"] > SHARED_LIMITS[row["architecture"]] for row in rows
         ),
         "most_seconds": max(row["processor_seconds"] for row in rows),
-        "registers_predicted": sum(map(registers, rows)) / len(rows),
-        "shared_predicted": sum(map(shared, rows)) / len(rows),
+        "with_prediction": len(told),
+        "registers_predicted": sum(map(registers, told)) / len(told),
+        "shared_predicted": sum(map(shared, told)) / len(told),
     }
 
 
 def _line(row: dict[str, Any]) -> str:
     """A line of the table."""
-    predicted = row["predicted"]
+    registers, shared = "?", "?"
+    if row["predicted"] is not None:
+        registers, shared = (row["predicted"][k] for k in ("registers", "shared_bytes"))
     return (
         f"{row['kernel']:<44} {row['architecture']:>4}"
-        f" {row['registers']:>5} ({predicted['registers']:>4}) {row['stack_bytes']:>5}"
-        f" {row['shared_bytes']:>6} ({predicted['shared_bytes']:>5})"
+        f" {row['registers']:>5} ({registers:>4}) {row['stack_bytes']:>5}"
+        f" {row['shared_bytes']:>6} ({shared:>5})"
         f" {row['processor_seconds']:>5.1f}"
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 1 where a kernel spills or takes more shared memory than there is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     default = ROOT / "benchmarks" / "results" / "kernels-aot.json"
     parser.add_argument("-o", "--output", type=Path, default=default)
@@ -135,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     for name, value in data["summary"].items():
         print(f"{name.replace('_', ' ')}: {value:.3g}")
+    return int(data["summary"]["with_stack"] + data["summary"]["beyond_shared_limit"] > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

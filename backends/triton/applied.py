@@ -100,8 +100,7 @@ class FusedView:
 
     def launched(self, kernel: KernelView, tiles: str) -> tuple[str, ...]:
         """All that a kernel is given, each program having so many tiles."""
-        # Inputs that the gradient of a tile sums up at a time: more take more registers.
-        block = "BATCH=16" if kernel is self.adjoint else "BATCH=size"
+        block = f"BATCH={kernel.batch}" if kernel is self.adjoint else "BATCH=size"
         options = (block, f"num_warps={kernel.warps}", "**options")
         batch = "rows" if kernel is self.inputs else "batch"
         return (*launched(kernel, self.kernels.state, tiles=tiles, batch=batch), *options)

@@ -11,7 +11,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from tncompile.plan.fused import FusedPlan, apart_legs, side_modes
+from tncompile.plan.fused import ADJOINT_BATCH, BATCH, FusedPlan, apart_legs, side_modes
+from tncompile.plan.occupancy import Kernel
 from tncompile.plan.tiles import Place
 from tncompile.plan.tiling import ChipStage, weight_legs
 
@@ -44,18 +45,19 @@ class Fused:
         return sizes + kept * bool(self.plan.outputs.tile.state)
 
     def _view(
-        self, suffix: str, title: str, pointers: Sequence[str], body: Sequence[str], writer: Chip
+        self, kind: Kernel, title: str, pointers: Sequence[str], body: Sequence[str], writer: Chip
     ) -> KernelView:
         """A kernel that is given cores, the state, and more; then the shape of a batch."""
         names = [*(name for name, _ in self._arguments()), *pointers]
         return self.kernels.view(
-            suffix,
+            kind.value,
             title,
             [*names, "batch", *self.places.sizes, "tiles"],
             ("BATCH", "COMPUTE", "DOT"),
             body,
             writer.ranges,
             max(self.kernels.plan.readout_warps, 4),
+            ADJOINT_BATCH if kind.backward else BATCH,
         )
 
     # --- the sides of a tile ------------------------------------------------------------------
@@ -168,7 +170,7 @@ class Fused:
         return self._product(
             0,
             self.plan.outputs,
-            ("fused", title),
+            (Kernel.OUTPUTS, title),
             ("input_ptr", "output_ptr"),
             ("x", "y", "Y = X W^T"),
             places.output_rows(_FIRST),
@@ -190,7 +192,7 @@ class Fused:
         return self._product(
             1,
             self.plan.inputs,
-            ("fused_inputs", title),
+            (Kernel.INPUTS, title),
             ("gradient_ptr", "input_gradient_ptr"),
             ("dy", "dx", "dX = dY W"),
             places.input_rows(_FIRST),
@@ -203,7 +205,7 @@ class Fused:
         self,
         axis: int,
         chip: ChipStage,
-        named: tuple[str, str],
+        named: tuple[Kernel, str],
         pointers: tuple[str, str],
         equation: tuple[str, str, str],
         rows: Sequence[str],
@@ -282,7 +284,7 @@ class Fused:
         body += after_tiles(writer, sums, before, again=True)
         title = "Gradients of the last layer's cores and of the state, summed over tiles."
         pointers = ("input_ptr", "gradient_ptr", "partial_ptr")
-        return self._view("fused_adjoint", title, pointers, body, writer)
+        return self._view(Kernel.OUTPUTS_ADJOINT, title, pointers, body, writer)
 
 
 def shares(count: int) -> tuple[int, ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tncompile.emit.stage import identifier
 from tncompile.emit.text import wrapped
 from tncompile.graph.ir import Stage
 from tncompile.plan.kernels import KernelPlan
+from tncompile.plan.occupancy import Footprint
 from tncompile.plan.schedule import Ref
 
 from .activations import elementwise
@@ -29,6 +30,8 @@ class KernelView:
     options: tuple[str, ...]
     lines: tuple[str, ...]
     warps: int
+    predicted: Footprint | None = field(repr=False)  # no part of what makes kernels the same
+    batch: int = 0  # inputs that a program takes at a time, or at most; none where it takes none
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -67,9 +70,13 @@ class LayerKernels:
         options: tuple[str, ...],
         body: Sequence[str],
         used: Iterable[int],
-        warps: int,
+        taken: Footprint | int,
+        batch: int = 0,
     ) -> KernelView:
-        """A kernel; the ranges that its lines speak of are bound at its start."""
+        """A kernel; the ranges that its lines speak of are bound at its start.
+
+        `taken` is what a program takes, or where no model tells its warps alone.
+        """
         text = "\n".join(body)
         if len(re.findall(r"\bprogram\b", text)) == 1:  # bound, and there is only one
             body = [line for line in body if line != "program = tl.program_id(0)"]
@@ -80,7 +87,9 @@ class LayerKernels:
             pointers=tuple(pointers),
             options=options,
             lines=tuple(part for line in (*ranges(found), *body) for part in wrapped(line)),
-            warps=warps,
+            warps=taken if isinstance(taken, int) else taken.warps,
+            predicted=None if isinstance(taken, int) else taken,
+            batch=batch,
         )
 
     def of_group(self, sizes: Sequence[tuple[str, int]], axis: int) -> list[str]:

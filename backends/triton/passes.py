@@ -118,7 +118,7 @@ class PassWriter:
             ("KEEP", "COMPUTE", "DOT"),
             body,
             writer.ranges,
-            self.own.forward.warps,
+            self.own.forward,
         )
 
     def _what(self) -> str:
@@ -149,7 +149,7 @@ class PassWriter:
             ("COMPUTE", "DOT"),
             body,
             writer.ranges,
-            self.own.adjoint.warps,
+            self.own.adjoint,
         )
 
     def _activated(self, writer: Chip, sums: Sums) -> Iterator[str]:

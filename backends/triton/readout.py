@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tncompile.plan.occupancy import Kernel
 from tncompile.plan.tiles import Place
 
 from .addresses import Address, leg_axis, times
@@ -53,7 +54,7 @@ class Readout:
             ("COMPUTE", "DOT"),
             [f"# {self.kernels.statements(self.chip.stage)}", *body],
             writer.ranges,
-            self.kernels.plan.readout_warps,
+            self.kernels.plan.footprints[Kernel.READOUT],
         )
 
     def backward(self) -> KernelView:
@@ -87,7 +88,7 @@ class Readout:
             ("COMPUTE", "DOT"),
             body,
             writer.ranges,
-            kernels.plan.readout_warps,
+            kernels.plan.footprints[Kernel.READOUT_ADJOINT],
         )
 
     def _looped(self, lines: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tncompile.plan.occupancy import TOTAL
 from tncompile.plan.schedule import Ref, State, Step, needed_values, operands
 from tncompile.plan.tiles import Axis, Leg, Place, padded
 
@@ -192,7 +193,7 @@ def total(kernels: LayerKernels, layout: SumLayout, suffix: str) -> KernelView:
         (COMPUTE,),
         body,
         (),
-        4,
+        TOTAL,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from tncompile.plan.occupancy import Kernel
 from tncompile.plan.schedule import (
     CoreMatrix,
     CoreTensor,
@@ -42,7 +43,7 @@ def trunk(kernels: LayerKernels) -> KernelView | None:
         ("KEEP", "COMPUTE", "DOT"),
         body,
         used,
-        plan.trunk_warps,
+        plan.footprints[Kernel.TRUNK],
     )
 
 
@@ -97,7 +98,7 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
         ("COMPUTE", "DOT"),
         body,
         used,
-        plan.trunk_warps,
+        plan.footprints[Kernel.TRUNK_ADJOINT],
     )
 
 

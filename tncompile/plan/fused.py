@@ -28,6 +28,9 @@ from tncompile.plan.tiling import ChipStage, blocks, large_cores, weight_legs
 
 SIDE = 64  # of a tile: rows, and columns
 BATCH = 64  # inputs of a program
+ADJOINT_BATCH = 16  # inputs that the gradient of a tile sums up at a time: more take more registers
+_APPLIED = Linear | QKV | Convolution
+_NOT_APPLIED = "only linear layers and convolutions are applied tile by tile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ def with_kernels(plan: LayerPlan, findings: Findings) -> LayerPlan:
 
 def plan_halves(whole: KernelPlan) -> HalvesPlan | str:
     """How a layer is applied half by half; or why it is not, in words."""
+    if not isinstance(whole.layer.target, _APPLIED):
+        return _NOT_APPLIED
     halves = find_halves(whole.layer)
     if isinstance(halves, str):
         return halves
@@ -96,8 +101,8 @@ def plan_halves(whole: KernelPlan) -> HalvesPlan | str:
 def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     """How a layer is applied tile by tile; or why it is not, in words."""
     layer, target = kernels.layer, kernels.layer.target
-    if not isinstance(target, Linear | QKV | Convolution):
-        return "only linear layers and convolutions are applied tile by tile"
+    if not isinstance(target, _APPLIED):
+        return _NOT_APPLIED
     if layer.modes.axes is None:
         return "some mode of its weight is part of several axes"
     apart = apart_legs(layer)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Layer, Stage
-from tncompile.plan.occupancy import Footprint, Kernel
+from tncompile.plan.occupancy import OF_WEIGHTS, Footprint, Kernel
 from tncompile.plan.onchip import chip_schedule, product_shape
 from tncompile.plan.passes import hidden_passes, last_passes
 from tncompile.plan.schedule import operands
@@ -117,7 +117,7 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
         readout=readout,
         footprints={
             kernel: stages_footprint(kernel, hidden if kernel.hidden else (readout.schedule,))
-            for kernel in Kernel
+            for kernel in OF_WEIGHTS
         },
     )
 

@@ -33,6 +33,9 @@ class Kernel(Enum):
     READOUT = "readout"
     READOUT_ADJOINT = "readout_adjoint"
     TRUNK_ADJOINT = "trunk_adjoint"
+    OUTPUTS = "fused"
+    INPUTS = "fused_inputs"
+    OUTPUTS_ADJOINT = "fused_adjoint"
 
     @property
     def hidden(self) -> bool:
@@ -42,7 +45,11 @@ class Kernel(Enum):
     @property
     def backward(self) -> bool:
         """Whether it is an adjoint."""
-        return self in (Kernel.READOUT_ADJOINT, Kernel.TRUNK_ADJOINT)
+        return self in (Kernel.READOUT_ADJOINT, Kernel.TRUNK_ADJOINT, Kernel.OUTPUTS_ADJOINT)
+
+
+# The kernels that make a weight, and its gradient.
+OF_WEIGHTS = (Kernel.TRUNK, Kernel.READOUT, Kernel.READOUT_ADJOINT, Kernel.TRUNK_ADJOINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,10 @@ class Footprint:
     warps: int
     registers: int
     shared_bytes: int
+
+
+# The kernel that adds the sums of programs, the same for all layers.
+TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024)
 
 
 def footprint(kernel: Kernel, stages: Sequence[Steps], warps: int) -> Footprint:

@@ -27,9 +27,15 @@ LAYERS = {
     "ttn": "layer n : Linear(256, 256) from TTN(latent = 3) { modes = fold(radix = 2) }",
     "attn": "layer n : Linear(16, 16) from aTTN(latent = 2) { modes = fold(radix = 2) }",
     "odd": "layer n : Linear(18, 18) from TTN(latent = 3) { modes = fold(radix = 3) }",
+    "passes": (
+        "layer n : Linear(384, 384) from TTN(latent = 2)"
+        " { modes = [o as auto(count = 4), i as auto(count = 4)]  bond = 12 }"
+    ),
     "large": "layer n : Linear(4096, 4096) from TTN(latent = 5) { modes = fold(radix = 2) }",
 }
 READOUT = ("readout", "readout_adjoint")
+WEIGHTS = ("trunk", "pass1", *READOUT, "total", "pass1_adjoint", "pass1_total", "trunk_adjoint")
+APPLIED = ("fused", "fused_inputs", "fused_adjoint", "fused_total")
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +50,20 @@ def taken(
     only: tuple[str, ...] = (),
     dtype: str = "float32",
     dot: str = "ieee",
-) -> dict[str, tuple[Resources, Footprint]]:
-    """What the kernels of a layer take, and what was predicted."""
+) -> dict[str, tuple[Resources, Footprint | None]]:
+    """What the kernels of a layer take, and what was predicted.
+
+    Those that make weights; with `only` the ones of these names, with as many inputs as they may.
+    """
     named = ((case.kernel.removeprefix("_n_"), case) for case in kernels.cases())
     return {
         name: (compiled(case, architecture, dtype, dot), case.predicted)
         for name, case in named
-        if not only or name in only
+        if name in (only or WEIGHTS)
     }
 
 
-def check(found: dict[str, tuple[Resources, Footprint]]) -> None:
+def check(found: dict[str, tuple[Resources, Footprint | None]]) -> None:
     """What holds of all kernels."""
     assert found
     for kernel, _ in found.values():
@@ -71,6 +80,7 @@ def test_a_large_layer(layers: dict[str, Kernels], architecture: int) -> None:
     assert stored["global_stores_16_bytes"] == stored["global_stores"] > 0
     assert read["global_loads_16_bytes"] > 0
     for kernel, predicted in found.values():
+        assert predicted is not None
         assert kernel.registers == pytest.approx(predicted.registers, rel=0.2)
         if architecture >= 90:  # before, some layouts are converted through more shared memory
             assert kernel.shared == pytest.approx(predicted.shared_bytes, rel=0.2)
@@ -78,8 +88,25 @@ def test_a_large_layer(layers: dict[str, Kernels], architecture: int) -> None:
 
 def test_all_kernels(layers: dict[str, Kernels]) -> None:
     found = taken(layers["ttn"])
-    assert set(found) == {"trunk", *READOUT, "trunk_adjoint"}
+    assert set(found) == {"trunk", *READOUT, "total", "trunk_adjoint"}
     check(found)
+
+
+def test_a_layer_tile_by_tile(layers: dict[str, Kernels]) -> None:
+    found = taken(layers["ttn"], only=APPLIED)
+    assert set(found) == {*APPLIED}
+    check(found)
+
+
+def test_passes(layers: dict[str, Kernels]) -> None:
+    """A state of 12^4 entries, which is that of no single program."""
+    found = taken(layers["passes"], only=tuple(name for name in WEIGHTS if "pass" in name))
+    assert len(found) == 3
+    check(found)
+    for name in ("pass1", "pass1_adjoint"):
+        kernel, predicted = found[name]
+        assert predicted is not None
+        assert kernel.registers <= 2 * predicted.registers
 
 
 @pytest.mark.parametrize("name", ["attn", "odd"])

@@ -15,8 +15,9 @@ from tncompile.driver import Options, compile_source
 from tncompile.syntax import read
 
 DATA = Path(__file__).parents[2] / "data"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 GOLDEN = DATA / "kernels" / "mera.tn"
-SOURCES = [GOLDEN, *sorted((DATA / "golden").glob("*.tn"))]
+SOURCES = [GOLDEN, EXAMPLES / "gpt2_embedding.tn", *sorted((DATA / "golden").glob("*.tn"))]
 
 
 def text_of(path: Path) -> str:
