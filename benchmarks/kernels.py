@@ -40,8 +40,11 @@ def benchmark(quick: bool) -> dict[str, Any]:
                     key = _text(case), architecture
                     if key not in seen:  # convolutions of one shape have the same kernels
                         seen[key] = _measured(case, architecture)
-                    name = {"file": str(file.relative_to(ROOT)), "kernel": case.kernel}
-                    name["batch"] = case.constants.get("BATCH")
+                    name: dict[str, Any] = {
+                        "file": str(file.relative_to(ROOT)),
+                        "kernel": case.kernel,
+                    }
+                    name |= {"batch": case.constants.get("BATCH")}
                     rows.append(name | seen[key])
                     print(_line(rows[-1]), flush=True)
     return {

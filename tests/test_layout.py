@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "nn": {"source", "diagnostics", "syntax", "graph", "plan", "emit", "driver", "api"},
     "cli": {"source", "diagnostics", "syntax", "emit", "driver", "calibration", "report"}
     | {"api", "nn"},
+    "__main__": {"cli"},
 }
 DATA = {".lark", ".tn", ".jinja", ".json", ".css"}
 ONE_ROOM = {"networkx": "graph", "lark": "syntax", "cotengra": "plan", "jinja2": "emit"}

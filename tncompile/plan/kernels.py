@@ -109,7 +109,7 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
                 chip,
                 *(
                     stages_footprint(kernel, (chip.schedule,))
-                    for kernel in (Kernel.READOUT, Kernel.READOUT_ADJOINT)
+                    for kernel in (Kernel.PASS, Kernel.PASS_ADJOINT)
                 ),
             )
             for chip in passes

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from tncompile.plan.schedule import Apply, Contract, Kron, Step, operands
+from tncompile.plan.schedule import Apply, Contract, Kron, State, Step, operands
 
 # The least length of the sums of a product; shorter ones are filled up with zeros.
 LEAST_SUM = 16
@@ -33,6 +33,8 @@ class Kernel(Enum):
     READOUT = "readout"
     READOUT_ADJOINT = "readout_adjoint"
     TRUNK_ADJOINT = "trunk_adjoint"
+    PASS = "pass"
+    PASS_ADJOINT = "pass_adjoint"
     OUTPUTS = "fused"
     INPUTS = "fused_inputs"
     OUTPUTS_ADJOINT = "fused_adjoint"
@@ -45,7 +47,7 @@ class Kernel(Enum):
     @property
     def backward(self) -> bool:
         """Whether it is an adjoint."""
-        return self in (Kernel.READOUT_ADJOINT, Kernel.TRUNK_ADJOINT, Kernel.OUTPUTS_ADJOINT)
+        return self.name.endswith("_ADJOINT")
 
 
 # The kernels that make a weight, and its gradient.
@@ -138,15 +140,24 @@ def footprint(kernel: Kernel, stages: Sequence[Steps], warps: int) -> Footprint:
     values = max((math.prod(step.shape) for stage in stages for step in stage.steps), default=0)
     result = math.prod(stages[-1].steps[-1].shape) if stages else 0
     each = values if kernel.hidden else result
-    base, of_held, of_number, of_values = _REGISTERS[kernel, looped]
-    registers = base + of_held * held + of_number * len(found)
+    threads = warps * _THREADS
+    counts = (1, held, len(found), each / threads)
+    registers = sum(w * n for w, n in zip(_REGISTERS[kernel, looped], counts, strict=True))
     if kernel.backward and any(
         isinstance(step, Contract) for stage in stages for step in stage.steps
     ):
         registers += _SCATTERED
+    if not kernel.hidden and not looped:
+        steps = (step for stage in stages for step in stage.steps if isinstance(step, State))
+        state = max((math.prod(step.shape) for step in steps), default=0)
+        more = (1, held, len(found), values / threads, state / threads)
+        weights = _TILES[kernel.backward]
+        registers = max(registers, sum(w * n for w, n in zip(weights, more, strict=True)))
+        if held > 2 * MOST_REGISTERS:  # what a thread reads of its operands is there, half of it
+            registers = max(registers, MOST_REGISTERS + 1)
     return Footprint(
         warps=warps,
-        registers=round(registers + of_values * each / (warps * _THREADS)),
+        registers=round(registers),
         shared_bytes=max(
             max((4 * p.operands for p in found), default=0),
             4 * values,
@@ -164,7 +175,12 @@ _REGISTERS = {
     (Kernel.READOUT_ADJOINT, False): (4.0, 0.1, 3.5, 0.0),
     (Kernel.READOUT_ADJOINT, True): (32.0, 1.0, 0.75, 1.0),
     (Kernel.TRUNK_ADJOINT, False): (44.0, 0.05, 2.5, 0.0),
+    (Kernel.PASS, False): (0.0, 0.0, 0.0, 0.0),
+    (Kernel.PASS_ADJOINT, False): (0.0, 0.0, 0.0, 0.0),
 }
+# The same in tiles without a loop, where a program holds large values, and last for each entry of
+# the incoming state: forward, and for an adjoint.
+_TILES = ((17.7, 0.18, 1.6, 0.0, 1.95), (0.0, 0.16, 1.42, 3.42, 4.66))
 # Registers for the addresses of tensors whose entries lie in no simple order.
 _SCATTERED = 40
 

@@ -16,6 +16,8 @@ from tncompile.plan.onchip import sweep_blocks
 from tncompile.plan.rows import Row
 from tncompile.plan.tiling import ChipStage, state_tile, weight_tile
 
+# Cores of a pass: those of more take too many registers, and long to compile.
+MOST_CORES = 16
 Finish = Callable[[Stage, bool], ChipStage | str]
 
 
@@ -27,6 +29,8 @@ def hidden_passes(stage: Stage, padded_state: bool) -> tuple[ChipStage, ...] | s
     for whole in (True, False) if stage.incoming else (False,):
 
         def finish(rest: Stage, padded: bool, whole: bool = whole) -> ChipStage | str:
+            if len(rest.cores) > MOST_CORES and len(_units(rest)) > 1:
+                return f"stage {rest.number} has {len(rest.cores)} cores, and no few of them fit"
             return state_tile(rest, padded, whole)
 
         found = _split(stage, padded_state, finish, whole)
@@ -72,6 +76,8 @@ def _first_pass(stage: Stage, padded_state: bool, whole: bool) -> tuple[ChipStag
     """The most cores that fit a pass, and the stage that is left."""
     best = None
     for part, rest in _parts(stage):
+        if len(part.cores) > MOST_CORES and best is not None:
+            break
         found = state_tile(part, padded_state, whole)
         if not isinstance(found, str):
             best = found, rest

@@ -85,7 +85,8 @@ def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | s
         for size in _sizes()
         for cap in _CAPS
     )
-    return _first_that_fits(stage, ways, padded_state, "no tile of the weight fits: ")
+    what = "no tile of the weight fits: "
+    return _first_that_fits(stage, ways, padded_state, Kernel.READOUT_ADJOINT, what)
 
 
 def state_tile(stage: Stage, padded_state: bool, whole: bool) -> ChipStage | str:
@@ -106,7 +107,7 @@ def state_tile(stage: Stage, padded_state: bool, whole: bool) -> ChipStage | str
             found = run | blocks(stage, order, room, cap)
             if not whole or all(found[i.name] == padded(i.size) for i in made):
                 ways.append(_cut(stage, stage.outgoing, found))
-    return _first_that_fits(stage, ways, padded_state)
+    return _first_that_fits(stage, ways, padded_state, Kernel.PASS_ADJOINT)
 
 
 def _run(stage: Stage, legs: Sequence[Index]) -> dict[str, int]:
@@ -126,7 +127,7 @@ def _sizes() -> list[int]:
 
 
 def _first_that_fits(
-    stage: Stage, ways: Iterable[list[Leg]], padded_state: bool, what: str = ""
+    stage: Stage, ways: Iterable[list[Leg]], padded_state: bool, kernel: Kernel, what: str = ""
 ) -> ChipStage | str:
     """The first way to cut a stage that leaves programs enough room; or why there is none."""
     reason = f"stage {stage.number} is a single tensor"
@@ -142,7 +143,7 @@ def _first_that_fits(
         if not schedule.fits:
             reason = what + too_large(stage, schedule)
         elif operands(schedule.steps[-1]):
-            adjoint = stages_footprint(Kernel.READOUT_ADJOINT, (schedule,))
+            adjoint = stages_footprint(kernel, (schedule,))
             reason = f"stage {stage.number} takes {adjoint.registers} registers of each thread"
             reason = what + reason
             if adjoint.registers <= SAFE_REGISTERS:

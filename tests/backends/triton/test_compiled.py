@@ -103,10 +103,9 @@ def test_passes(layers: dict[str, Kernels]) -> None:
     found = taken(layers["passes"], only=tuple(name for name in WEIGHTS if "pass" in name))
     assert len(found) == 3
     check(found)
-    for name in ("pass1", "pass1_adjoint"):
-        kernel, predicted = found[name]
+    for kernel, predicted in found.values():
         assert predicted is not None
-        assert kernel.registers <= 2 * predicted.registers
+        assert kernel.shared == pytest.approx(predicted.shared_bytes, rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["attn", "odd"])
