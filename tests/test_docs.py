@@ -60,7 +60,7 @@ def test_commands_run(text: str, tmp_path: Path) -> None:
             assert set(arguments) <= targets, line
             continue
         assert command == "tncompile", line
-        run = [sys.executable, "-m", "tncompile.cli.main", *arguments]
+        run = [sys.executable, "-m", "tncompile", *arguments]
         result = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
 

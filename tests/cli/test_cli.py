@@ -18,7 +18,7 @@ def run(
     *arguments: str, cwd: Path, text: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tncompile.cli.main", *arguments],
+        [sys.executable, "-m", "tncompile", *arguments],
         cwd=cwd,
         input=text,
         capture_output=True,
@@ -102,7 +102,7 @@ def test_outputs_never_replace_what_they_should_not(folder: Path) -> None:
 
 
 def test_closed_and_narrow_streams(folder: Path) -> None:
-    code = [sys.executable, "-m", "tncompile.cli.main"]
+    code = [sys.executable, "-m", "tncompile"]
     for arguments in ("check - <&-", "compile good.tn -o - >&-", "fmt - <&-"):
         command = f"{' '.join(code)} {arguments}"
         result = subprocess.run(
