@@ -164,14 +164,14 @@ def sum_layout(plan: KernelPlan, chip: ChipStage) -> SumLayout:
         regions.append(Region(parameter, start, copies))
         sections += _sections(chip, regions[-1])
         start += copies * parameter.size
-    learnt = {}
+    learnt, begin = {}, start
     for parameter in stage.activation.parameters if stage.activation else ():
         learnt[f"act{stage.number}.{parameter.name}"] = start, parameter.size
         start += parameter.size
     state, everywhere = aligned(start), tile.digits(Place.GRID)
     size = aligned(math.prod(axis.size for axis in tile.state)) if tile.state else 0
     own = tile.others(tile.state)
-    sections.append(Section(start, state - start + (size if own == everywhere else 0), everywhere))
+    sections.append(Section(begin, state - begin + (size if own == everywhere else 0), everywhere))
     if own != everywhere:
         sections.append(Section(state, size, own))
     uses = (_uses(stage, region.parameter) for region in regions)
