@@ -88,11 +88,13 @@ def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | s
     return _first_that_fits(stage, ways, padded_state, "no tile of the weight fits: ")
 
 
-def state_tile(stage: Stage, padded_state: bool, whole: bool) -> ChipStage | str:
+def state_tile(
+    stage: Stage, padded_state: bool, whole: bool, glance: bool = False
+) -> ChipStage | str:
     """A stage that makes a state, or part of one, in tiles; or why there are none.
 
     With `whole` each tile has all of the legs that its cores put out, so that programs share
-    nothing of the incoming state.
+    nothing of the incoming state. At a `glance` its steps may not be the cheapest.
     """
     incoming = {i.name for i in stage.incoming}
     made = [i for i in stage.outgoing if i.name not in incoming]
@@ -106,7 +108,7 @@ def state_tile(stage: Stage, padded_state: bool, whole: bool) -> ChipStage | str
             found = run | blocks(stage, order, room, cap)
             if not whole or all(found[i.name] == padded(i.size) for i in made):
                 ways.append(_cut(stage, stage.outgoing, found))
-    return _first_that_fits(stage, ways, padded_state)
+    return _first_that_fits(stage, ways, padded_state, glance=glance)
 
 
 def _run(stage: Stage, legs: Sequence[Index]) -> dict[str, int]:
@@ -126,7 +128,11 @@ def _sizes() -> list[int]:
 
 
 def _first_that_fits(
-    stage: Stage, ways: Iterable[list[Leg]], padded_state: bool, what: str = ""
+    stage: Stage,
+    ways: Iterable[list[Leg]],
+    padded_state: bool,
+    what: str = "",
+    glance: bool = False,
 ) -> ChipStage | str:
     """The first way to cut a stage that leaves programs enough room; or why there is none."""
     reason = f"stage {stage.number} is a single tensor"
@@ -138,7 +144,7 @@ def _first_that_fits(
         found = tile(stage, legs, padded_state)
         if not any(core.indices for core in found.stage.cores):
             break
-        schedule = chip_schedule(found)
+        schedule = chip_schedule(found, glance)
         if not schedule.fits:
             reason = what + too_large(stage, schedule)
         elif operands(schedule.steps[-1]):
