@@ -13,8 +13,8 @@ from typing import TypeGuard
 from tncompile.graph.ir import Parameter, Stage
 from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.schedule import CoreMatrix, CoreTensor, Ref, Step
-from tncompile.plan.tiles import Leg, Place, Tile, padded
-from tncompile.plan.tiling import LARGEST_SUMMED, ChipStage
+from tncompile.plan.tiles import Leg, Place
+from tncompile.plan.tiling import ChipStage, is_placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +164,14 @@ def sum_layout(plan: KernelPlan, chip: ChipStage) -> SumLayout:
         regions.append(Region(parameter, start, copies))
         sections += _sections(chip, regions[-1])
         start += copies * parameter.size
-    learnt = {}
+    learnt, begin = {}, start
     for parameter in stage.activation.parameters if stage.activation else ():
         learnt[f"act{stage.number}.{parameter.name}"] = start, parameter.size
         start += parameter.size
     state, everywhere = aligned(start), tile.digits(Place.GRID)
     size = aligned(math.prod(axis.size for axis in tile.state)) if tile.state else 0
     own = tile.others(tile.state)
-    sections.append(Section(start, state - start + (size if own == everywhere else 0), everywhere))
+    sections.append(Section(begin, state - begin + (size if own == everywhere else 0), everywhere))
     if own != everywhere:
         sections.append(Section(state, size, own))
     uses = (_uses(stage, region.parameter) for region in regions)
@@ -265,15 +265,3 @@ def _uses(stage: Stage, parameter: Parameter) -> dict[int, int]:
         if core.parameter == parameter.name:
             uses[core.slot or 0] += 1
     return uses
-
-
-def is_placed(tile: Tile, core: int) -> bool:
-    """Whether a program writes the gradients of a core where they belong, and no others.
-
-    Those of small cores are put together in registers, with zeros.
-    """
-    axes = tile.axes[core]
-    if tile.place(core) is not Place.GRID:
-        return False
-    whole = math.prod(padded(a.size) for a in axes)
-    return math.prod(a.size for a in axes) > LARGEST_SUMMED or whole > 4 * LARGEST_SUMMED

@@ -124,13 +124,15 @@ class Readout:
             if modes.padding:
                 masks.append(f"at < {modes.entries}")
             return [f"at = {self._wide(offset)}"], Address("at", tuple(masks))
-        lines, offsets, masks = [], [], []
+        lines, offsets, masks, entries = [], [], [], self.chip.entries
         for number, size in enumerate(modes.shape):
             own = modes.of_axis(number)
             below = {k: math.prod(modes.sizes[j] for j in own if j > k) for k in own}
             axes = tuple(leg_axis(leg, below.get(k, 0)) for k, leg in enumerate(legs))
             found = writer.at((axes,))
-            lines.append(f"i{number} = {found.offset}")
+            # Triton's interpreter takes no comparison of a single number as a mask.
+            alone = entries > 1 and all(legs[k].block == 1 for k in own)
+            lines.append(f"i{number} = {found.offset}{f' + 0 * r{entries}' if alone else ''}")
             masks += [m for m in (*found.masks, f"i{number} < {size}") if m not in masks]
             offsets.append(times(f"i{number}", math.prod(modes.shape[number + 1 :])))
         return [*lines, f"at = {self._wide(' + '.join(offsets))}"], Address("at", tuple(masks))

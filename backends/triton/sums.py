@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from tncompile.plan.occupancy import TOTAL
 from tncompile.plan.schedule import Ref, State, Step, needed_values, operands
 from tncompile.plan.tiles import Axis, Leg, Place, padded
+from tncompile.plan.tiling import is_placed
 
 from .addresses import times
 from .chip import COMPUTE, Chip, Pull
 from .kernels import KernelView, LayerKernels, flat, store
-from .layouts import SumLayout, is_core, is_placed, occurrences
+from .layouts import SumLayout, is_core, occurrences
 
 
 @dataclass

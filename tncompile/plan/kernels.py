@@ -18,10 +18,13 @@ from tncompile.plan.onchip import chip_schedule, product_shape
 from tncompile.plan.passes import hidden_passes, last_passes
 from tncompile.plan.schedule import operands
 from tncompile.plan.tiles import Place, whole_tile
-from tncompile.plan.tiling import ChipStage, stages_footprint, too_large
+from tncompile.plan.tiling import ChipStage, stages_footprint, summed_entries, too_large
 
-# Entries of all states that passes keep: kernels count them in 32 bits.
+# Entries of all states that passes keep, with their arguments: kernels count them in 32 bits.
 _MOST_KEPT = 2**30
+# Entries of gradients that programs write to be added up: at the most so many, or twice those of
+# the weight. Cores with more are better multiplied as PyTorch does.
+_MOST_SUMMED = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,11 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
         return last
     passes += last[:-1]
     states = (math.prod(i.size for i in chip.stage.outgoing) for chip in passes)
-    if (kept := sum(states) * layer.groups) > _MOST_KEPT:
-        return f"its hidden states have {kept} entries, more than kernels keep"
+    if (kept := 2 * sum(states) * layer.groups) > _MOST_KEPT:
+        return f"its hidden states have {kept // 2} entries, more than kernels keep"
+    summed = max(map(summed_entries, (*passes, last[-1]))) * layer.groups
+    if summed > min(max(_MOST_SUMMED, 2 * layer.modes.entries * layer.groups), _MOST_KEPT):
+        return f"programs would add up {summed} entries of gradients, of cores that are too large"
     hidden, readout = [chip.schedule for chip in trunk], last[-1]
     return KernelPlan(
         layer=layer,

@@ -109,21 +109,25 @@ def product_shape(step: Step) -> tuple[int, int, int, int] | None:
             return None
 
 
-def chip_schedule(tile: Tile) -> ChipSchedule:
-    """The cheapest way through a tile that a program can hold, or the smallest of all."""
+def chip_schedule(tile: Tile, glance: bool = False) -> ChipSchedule:
+    """The cheapest way through a tile that a program can hold, or the smallest of all.
+
+    At a `glance` a tree is not the cheapest one, but found in milliseconds.
+    """
     row = Row.of(tile.stage)
     ways = []
     if row is not None:
         found = (_Sweep(tile, row, way).best() for way in (_LEFT, _RIGHT))
         ways = [way for way in found if way is not None]
     if not ways and (row is None or len(tile.stage.cores) <= _MOST_SEARCHED):
-        ways = [_tree(tile)]
+        ways = [_tree(tile, glance)]
     elif not ways and row is not None:
         steps = window_schedule(tile.stage, single_sections(row)).steps
         ways = [_placed(tile, steps)]
     return min(ways, key=lambda way: _cost(tile, way))
 
 
+_HOPELESS = 2  # times as many entries as fit, at a glance: a search hardly makes them fit
 _MOST_SEARCHED = 100  # cores; a search beyond takes seconds
 _LEFT, _RIGHT = 1, -1
 
@@ -161,13 +165,17 @@ def _placed(tile: Tile, steps: Sequence[Step]) -> ChipSchedule:
     return ChipSchedule(tuple(steps), tuple(places))
 
 
-def _tree(tile: Tile) -> ChipSchedule:
+def _tree(tile: Tile, glance: bool) -> ChipSchedule:
     # cotengra is imported where it is needed: most stages do not.
-    from tncompile.plan.search import contraction_path
+    from tncompile.plan.search import FAST, GLANCE, contraction_path
 
     stage = tile.stage
-    found = contraction_path(tensors(stage), stage.outgoing, _CHIP)
-    return _placed(tile, tree_schedule(stage, found.path, _CHIP).steps)
+    for effort in (GLANCE, FAST):
+        found = contraction_path(tensors(stage), stage.outgoing, _CHIP, effort)
+        way = _placed(tile, tree_schedule(stage, found.path, _CHIP).steps)
+        if glance or way.largest_value > _HOPELESS * LARGEST_VALUE:
+            break
+    return way
 
 
 def sweep_blocks(row: Row, count: int | None = None) -> list[int]:
@@ -193,6 +201,7 @@ class _Sweep:
         self.way = way
         self.count = len(row.sources)
         self.block = sweep_blocks(row, None if way is _LEFT else self.count)
+        self.done = [self._done(end) for end in range(self.count + 1)]
 
     def best(self) -> ChipSchedule | None:
         """The cheapest blocks; None where some window fits no program."""
@@ -234,9 +243,19 @@ class _Sweep:
     def _step(self, builder: Builder, first: int, end: int) -> None:
         """Carry out the blocks `first` to `end` (exclusive) as one window."""
         pairs = zip(self.row.actions, self.block, strict=True)
-        builder.window(self._done(first), [a for a, block in pairs if first <= block < end])
+        builder.window(self.done[first], [a for a, block in pairs if first <= block < end])
+
+    def _may_fit(self, first: int, end: int) -> bool:
+        """Whether a window's matrix and what it makes do; then they are worth being written."""
+        before = {index.name: index.size for index in self.done[first]}
+        after = {index.name: index.size for index in self.done[end]}
+        inner = math.prod(size for name, size in before.items() if name not in after)
+        outer = math.prod(size for name, size in after.items() if name not in before)
+        return max(inner * outer, math.prod(after.values())) <= LARGEST_VALUE
 
     def _window_cost(self, first: int, end: int) -> float:
+        if not self._may_fit(first, end):
+            return math.inf
         builder = self._builder(first)
         self._step(builder, first, end)
         schedule = _placed(self.tile, builder.steps)

@@ -78,12 +78,16 @@ def _first_pass(stage: Stage, padded_state: bool, whole: bool) -> tuple[ChipStag
     for part, rest in _parts(stage):
         if len(part.cores) > MOST_CORES and best is not None:
             break
-        found = state_tile(part, padded_state, whole)
+        found = state_tile(part, padded_state, whole, glance=True)
         if not isinstance(found, str):
-            best = found, rest
+            best = found, part, rest
         elif best is not None:
             break
-    return best
+    if best is None:
+        return None
+    found, part, rest = best
+    searched = state_tile(part, padded_state, whole)
+    return found if isinstance(searched, str) else searched, rest
 
 
 def _parts(stage: Stage) -> Iterator[tuple[Stage, Stage]]:

@@ -38,19 +38,22 @@ class Effort:
     """How long to search: None for the deterministic search, else seconds for each stage.
 
     `progress` is told the part of the time that is gone. The deterministic search reconfigures
-    subtrees of up to `subtree` tensors, of the best of greedy searches from `seeds` more seeds,
-    each of which looks at FLOPs alone.
+    subtrees of up to `subtree` tensors (none with 0), of the best of `repeats` greedy searches,
+    and of those from `seeds` more seeds, each of which looks at FLOPs alone.
     """
 
     seconds: float | None = None
     progress: Progress | None = None
     subtree: int = 8
     seeds: int = 0
+    repeats: int = _REPEATS
 
 
 FAST = Effort()
 # Half the time of `FAST` for 24 tensors; single entries of FC2 took as long on its paths.
 QUICK = Effort(subtree=6, seeds=8)
+# A few greedy searches: enough to see whether values are far too large.
+GLANCE = Effort(subtree=0, repeats=_FEW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ def contraction_path(
     if start is not None:
         tree = cotengra.ContractionTree.from_path(inputs, outputs, sizes, ssa_path=start)
     elif effort.seconds is None:
-        tree = _fast(inputs, outputs, sizes, objective, effort.subtree, effort.seeds)
+        tree = _fast(inputs, outputs, sizes, objective, effort)
     else:
         tree = _thorough(inputs, outputs, sizes, objective, effort.seconds, effort.progress)
     if largest is not None:
@@ -166,8 +169,7 @@ def _fast(
     output: tuple[str, ...],
     sizes: dict[str, int],
     objective: PredictedTime,
-    subtree: int = FAST.subtree,
-    seeds: int = FAST.seeds,
+    effort: Effort = FAST,
 ) -> Any:
     """The same tree every time."""
     optimizers: list[Any]
@@ -176,15 +178,16 @@ def _fast(
         optimizers = [cotengra.OptimalOptimizer(minimize=minimize)]
     else:
         greedy = partial(cotengra.RandomGreedyOptimizer, parallel=False)
-        optimizers = [greedy(max_repeats=_REPEATS, seed=_SEED)]
-        optimizers += [greedy(max_repeats=_FEW, seed=_SEED + k) for k in range(1, seeds + 1)]
+        optimizers = [greedy(max_repeats=effort.repeats, seed=_SEED)]
+        optimizers += [greedy(max_repeats=_FEW, seed=_SEED + k) for k in range(1, effort.seeds + 1)]
     trees = [
         cotengra.array_contract_tree(inputs, output, size_dict=sizes, optimize=optimizer)
         for optimizer in optimizers
     ]
     tree = min(trees, key=lambda t: objective({"tree": t}))
-    if _EXHAUSTIVE < len(inputs) <= _RECONFIGURED:
-        again = tree.subtree_reconfigure(subtree_size=subtree, minimize=objective, seed=_SEED)
+    if effort.subtree and _EXHAUSTIVE < len(inputs) <= _RECONFIGURED:
+        size = effort.subtree
+        again = tree.subtree_reconfigure(subtree_size=size, minimize=objective, seed=_SEED)
         tree = min((tree, again), key=lambda t: objective({"tree": t}))
     return tree
 

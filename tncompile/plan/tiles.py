@@ -69,7 +69,8 @@ class Tile:
 
     `stage` has a parameter of its own for every core, and only what is left of each; `axes` are
     those of its cores, by position, and `offsets` where a core begins in its parameter. `state`
-    are the axes of the incoming state, as it is stored.
+    are the axes of the incoming state, as it is stored; where all of them are fixed, one stays a
+    leg of the tile's stage.
     """
 
     whole: Stage
@@ -91,6 +92,10 @@ class Tile:
         """The legs with digits from the program's number that these axes do not have."""
         own = {axis.digit for axis in axes}
         return tuple(leg for leg in self.digits(Place.GRID) if leg.digit not in own)
+
+    def rows(self, axes: Sequence[Axis]) -> int:
+        """How many programs differ in such digits alone."""
+        return math.prod(leg.count for leg in self.others(axes))
 
     def place(self, core: int) -> Place:
         """What a core depends on."""
@@ -137,11 +142,19 @@ def tile(stage: Stage, legs: Sequence[Leg], padded_state: bool = True) -> Tile:
         )
         for number, (core, own) in enumerate(zip(stage.cores, axes, strict=True))
     )
+    incoming = _kept(state, blocks)
+    if state and not incoming:  # its one entry is still a factor
+        incoming = (Index(state[0].name, 1),)
+    seen = {index.name for index in incoming}
     reduced = replace(
         stage,
-        incoming=_kept(state, blocks),
+        incoming=incoming,
         cores=tuple(cores),
-        outgoing=tuple(Index(leg.index.name, leg.block) for leg in legs if leg.block > 1),
+        outgoing=tuple(
+            Index(leg.index.name, leg.block)
+            for leg in legs
+            if leg.block > 1 or leg.index.name in seen
+        ),
     )
     offsets = ((c.slot or 0) * math.prod(i.size for i in c.indices) for c in stage.cores)
     return Tile(stage, reduced, tuple(legs), state, tuple(axes), tuple(offsets))

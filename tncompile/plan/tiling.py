@@ -89,11 +89,13 @@ def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | s
     return _first_that_fits(stage, ways, padded_state, Kernel.READOUT_ADJOINT, what)
 
 
-def state_tile(stage: Stage, padded_state: bool, whole: bool) -> ChipStage | str:
+def state_tile(
+    stage: Stage, padded_state: bool, whole: bool, glance: bool = False
+) -> ChipStage | str:
     """A stage that makes a state, or part of one, in tiles; or why there are none.
 
     With `whole` each tile has all of the legs that its cores put out, so that programs share
-    nothing of the incoming state.
+    nothing of the incoming state. At a `glance` its steps may not be the cheapest.
     """
     incoming = {i.name for i in stage.incoming}
     made = [i for i in stage.outgoing if i.name not in incoming]
@@ -107,7 +109,7 @@ def state_tile(stage: Stage, padded_state: bool, whole: bool) -> ChipStage | str
             found = run | blocks(stage, order, room, cap)
             if not whole or all(found[i.name] == padded(i.size) for i in made):
                 ways.append(_cut(stage, stage.outgoing, found))
-    return _first_that_fits(stage, ways, padded_state, Kernel.PASS_ADJOINT)
+    return _first_that_fits(stage, ways, padded_state, Kernel.PASS_ADJOINT, glance=glance)
 
 
 def _run(stage: Stage, legs: Sequence[Index]) -> dict[str, int]:
@@ -127,7 +129,12 @@ def _sizes() -> list[int]:
 
 
 def _first_that_fits(
-    stage: Stage, ways: Iterable[list[Leg]], padded_state: bool, kernel: Kernel, what: str = ""
+    stage: Stage,
+    ways: Iterable[list[Leg]],
+    padded_state: bool,
+    kernel: Kernel,
+    what: str = "",
+    glance: bool = False,
 ) -> ChipStage | str:
     """The first way to cut a stage that leaves programs enough room; or why there is none."""
     reason = f"stage {stage.number} is a single tensor"
@@ -139,7 +146,7 @@ def _first_that_fits(
         found = tile(stage, legs, padded_state)
         if not any(core.indices for core in found.stage.cores):
             break
-        schedule = chip_schedule(found)
+        schedule = chip_schedule(found, glance)
         if not schedule.fits:
             reason = what + too_large(stage, schedule)
         elif operands(schedule.steps[-1]):
@@ -213,3 +220,28 @@ def large_cores(stage: Stage) -> frozenset[str]:
     """
     cores = (c for c in stage.cores if math.prod(i.size for i in c.indices) > LARGEST_SUMMED)
     return frozenset(i.name for legs in (stage.incoming, *(c.indices for c in cores)) for i in legs)
+
+
+def is_placed(tile: Tile, core: int) -> bool:
+    """Whether a program writes the gradients of a core where they belong, and no others.
+
+    Those of small cores are put together in registers, with zeros.
+    """
+    axes = tile.axes[core]
+    if tile.place(core) is not Place.GRID:
+        return False
+    whole = math.prod(padded(a.size) for a in axes)
+    return math.prod(a.size for a in axes) > LARGEST_SUMMED or whole > 4 * LARGEST_SUMMED
+
+
+def summed_entries(chip: ChipStage) -> int:
+    """Entries that all programs write of gradients that are added up then, of each row group.
+
+    Programs that differ in the digits of a large core, or of the state, write different entries.
+    """
+    own = chip.tile
+    found = math.prod(a.size for a in own.state) * own.rows(own.state) if own.state else 0
+    for number, axes in enumerate(own.axes):
+        rows = own.rows(axes) if is_placed(own, number) else chip.programs
+        found += rows * math.prod(axis.size for axis in axes)
+    return found

@@ -134,6 +134,15 @@ def test_a_stage_too_large_for_a_program() -> None:
     assert '_by_kernels("AWeight"' not in text
 
 
+def test_cores_too_large_to_be_added_up() -> None:
+    """Each program would write gradients of hundreds of rows of a core."""
+    text = emitted(
+        "network N() { U(r: 256, leg[1])  V(r, leg[2]) }\n"
+        "layer a : Linear(1024, 16384) from N() { modes = [o, i] }\n"
+    )
+    assert "# As PyTorch code on every device: programs would add up 536870912 entries" in text
+
+
 def test_a_module_without_kernels_needs_no_triton() -> None:
     text = emitted(LARGE)
     assert "import triton" not in text

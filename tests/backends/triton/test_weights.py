@@ -166,6 +166,9 @@ AWKWARD = {
         "root product(3)  shared expand last 2", "Tensor(32)", "bond = 3"
     ),
     "diagonal": _topology("root diagonal(order, 3)  map all"),
+    "cropped, rows by number": (
+        "layer a : Linear(5, 4) from MERA(2) { modes = [o by 2, i by 2]  activation = elu }"
+    ),
     "bond of one": _topology("root product(2)  repeat 2 { map all }", "Tensor(4)", "bond = 1"),
     "shared": _topology(
         "root product(4)  shared map all  shared mix pairs from 1  shared mix pairs from 2"
@@ -193,6 +196,26 @@ IN_PASSES = {
     **{name: (AWKWARD[name], 8) for name in ("large and odd", "ones, hidden")},
     "trained numbers": (
         "layer a : Linear(16, 32) from TTN(2) { groups = 2  activation = rational }",
+        8,
+    ),
+    "trained numbers beside a whole state": (
+        _network(
+            "stage (h[1], h[2]) { F[1](h[1]: 8, k: 2)  F[2](k, h[2]: 4) }"
+            "  stage (g[1], g[2]) { G[1](h[1], g[1]: 16, m: 2)  G[2](h[2], m, g[2]: 16) }"
+            "  O[1](g[1], leg[1])  O[2](g[2], leg[2])",
+            "Tensor(4)",
+            "modes = fold(2)  activation = rational",
+        ),
+        32,
+    ),
+    "a state of which no core takes part": (
+        _network(
+            "stage (h: 3) { F[1](h)  F[2](h, f: 2)  F[3](f) }"
+            "  G1(leg[2], g: 1, leg[3])  G2(g)  G3(leg[3], leg[1], leg[1], h, g)  G4(h)"
+            "  diagonal(leg[2], leg[1])",
+            "Tensor(8)",
+            "modes = fold(2)",
+        ),
         8,
     ),
     "read before": ("layer a : Linear(16, 16) from TTN(2) { activation = gelu }", 8),
