@@ -127,8 +127,9 @@ def test_cores_of_several_dtypes() -> None:
 def test_a_stage_too_large_for_a_program() -> None:
     """That layer is PyTorch code on every device, with the reason; others keep their kernels."""
     text = emitted(LARGE + "layer b : Tensor(64) from TTN(2)")
-    assert "# As PyTorch code on every device: stage 1 has " in text
-    assert "that one GPU program holds." in text.replace("\n        # ", " ")
+    said = text.replace("\n        # ", " ")
+    assert " As PyTorch code on every device: no tile of the weight fits: stage 1 has " in said
+    assert "that one GPU program holds." in said
     assert "def _b_readout(" in text
     assert "def _a_readout(" not in text
     assert '_by_kernels("AWeight"' not in text
