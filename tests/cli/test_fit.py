@@ -93,7 +93,7 @@ def test_a_killed_command_goes_on(folder: Path, capsys: pytest.CaptureFixture[st
     """Killed without warning, after its first checkpoint."""
     arguments = ["--weights", "model.safetensors", "--replicas", "2", "--interval", "10"]
     arguments += ["--steps", "100000", "-o", "cores.safetensors"]
-    command = [sys.executable, "-m", "tncompile.cli.main", "fit", "up.tn", *arguments]
+    command = [sys.executable, "-m", "tncompile", "fit", "up.tn", *arguments]
     part = folder / "cores.safetensors.part"
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         for _ in range(6000):

@@ -160,29 +160,28 @@ def worst(found: list[Tensor], wanted: list[Tensor]) -> float:
     return max(float((f - w).abs().max() / w.abs().max()) for f, w in pairs)
 
 
-@pytest.mark.parametrize("count", [1, 5])
-@pytest.mark.parametrize("name", TILED)
-def test_tile_by_tile(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, layer = made(TILED[name], monkeypatch)
+def assert_tiled(text: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two launches forward, no weight backward, and what PyTorch makes of so many inputs."""
+    module, layer = made(text, monkeypatch)
     x = inputs(layer, count)
     with launches() as found:
         result = run(layer, "tiled", x)
     kernels = [launch.kernel for launch in found]
-    assert kernels[:2] == ["_a_trunk", "_a_fused"], "two launches forward"
-    assert kernels[2:4] == ["_a_fused_inputs", "_a_fused_adjoint"], "and no weight backward"
+    assert kernels[:2] == ["_a_trunk", "_a_fused"]
+    assert kernels[2:4] == ["_a_fused_inputs", "_a_fused_adjoint"]
     assert worst(result, by_torch(module, layer, x)) < 1e-12
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("name", TILED)
+def test_tile_by_tile(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_tiled(TILED[name], count, monkeypatch)
 
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_tile_by_tile_in_groups(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program makes tiles of one row group, and reads the channels of one group of them."""
-    module, layer = made(GROUPED[name], monkeypatch)
-    x = inputs(layer, 3)
-    with launches() as found:
-        result = run(layer, "tiled", x)
-    kernels = [launch.kernel for launch in found]
-    assert kernels[2:4] == ["_a_fused_inputs", "_a_fused_adjoint"], "and no weight backward"
-    assert worst(result, by_torch(module, layer, x)) < 1e-12
+    assert_tiled(GROUPED[name], 3, monkeypatch)
 
 
 @pytest.mark.parametrize("name", BY_WEIGHT)
