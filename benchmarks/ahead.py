@@ -153,6 +153,7 @@ def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "
         attrs={(names.index(n),): [["tt.divisibility", 16]] for n in pointers},
     )
     options = {"num_warps": case.view.warps, "enable_fp_fusion": True, "num_stages": 1}
+    options |= {"maxnreg": 255}  # as modules launch them
     begin = _processor_seconds()
     with _always_compiled():
         found = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)

@@ -44,6 +44,7 @@ _WIDTH = 100 - 8  # of a line in a loop of a kernel
 class Chip:
     """Writes the steps of a stage; `ranges` are the numbers of entries that lines speak of.
 
+    An `adjoint` follows, whose kernel has registers to spare for nothing that can be made later.
     With `again` values are made a second time, from cores that are read a second time. The incoming
     state begins `start` entries behind `state`.
     """
@@ -52,6 +53,7 @@ class Chip:
     parameters: dict[str, Parameter]
     ranges: set[int] = field(default_factory=set)
     names: dict[Ref, str] = field(default_factory=dict)
+    adjoint: bool = False
     again: bool = False
     state: str = "state_ptr"
     start: int = 0
@@ -100,6 +102,7 @@ class Chip:
 
     def run(self, refs: Sequence[Ref]) -> Iterator[str]:
         """Lines of these steps."""
+        options = f"DOT, {self.adjoint}"
         for ref in refs:
             step, name = self.steps[ref], self.name(ref)
             given = [self.names[r] for r in operands(step)]
@@ -110,9 +113,9 @@ class Chip:
                 case Kron():
                     code = f"_tile_kron({given[0]}, {given[1]}, {self._kron_sizes(step)})"
                 case Apply():
-                    code = f"_tile_apply(DOT, {given[0]}, {given[1]}, {_sizes(step)})"
+                    code = f"_tile_apply({options}, {', '.join(given)}, {_sizes(step)})"
                 case Contract():
-                    code = f"_tile_contract(DOT, {', '.join(self._contracted(step))})"
+                    code = f"_tile_contract({options}, {', '.join(self._contracted(step))})"
                 case Rearrange():
                     code = arranged(given[0], step.arrangement, step.shape)
                 case _:
@@ -178,6 +181,7 @@ class Pull:
 
     def __init__(self, chip: Chip) -> None:
         self.chip = chip
+        chip.adjoint = True
         self.trained = trained_values(chip.steps)
         self.gradients: dict[Ref, str] = {len(chip.steps) - 1: "g"}
 

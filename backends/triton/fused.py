@@ -249,7 +249,7 @@ class Fused:
 
     def adjoint(self) -> KernelView:
         """Gradients of the cores: that of each tile, dW = dY^T X, goes on as in the readout."""
-        writer = Chip(self.plan.outputs, self.kernels.parameters)
+        writer = Chip(self.plan.outputs.backward, self.kernels.parameters)
         rows, columns = self._sides(writer, 0)
         pull = Pull(writer)
         layout = sum_layout(self.kernels.plan, self.plan.outputs)

@@ -155,6 +155,7 @@ def sum_layout(plan: KernelPlan, chip: ChipStage) -> SumLayout:
 
     All but the sections depends on the stage alone, not on its tiles.
     """
+    chip = chip.backward
     stage, tile = chip.stage, chip.tile
     regions: list[Region] = []
     sections: list[Section] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tncompile.plan.kernels import Pass
 from tncompile.plan.tiles import Place
+from tncompile.plan.tiling import ChipStage
 
 from .addresses import Address, leg_axis
 from .chip import Chip, Pull
@@ -73,8 +74,8 @@ class PassWriter:
     def _name(self, suffix: str = "") -> str:
         return f"pass{self.number}{suffix}"
 
-    def _writer(self) -> Chip:
-        return Chip(self.own.chip, self.kernels.parameters, state="kept_ptr", start=self.incoming)
+    def _writer(self, chip: ChipStage) -> Chip:
+        return Chip(chip, self.kernels.parameters, state="kept_ptr", start=self.incoming)
 
     def _begin(self, sizes: list[tuple[str, int]]) -> list[str]:
         """Lines that tell which row group and which tile a program makes."""
@@ -100,7 +101,7 @@ class PassWriter:
     def _forward(self) -> KernelView:
         """The state after the pass, tile by tile."""
         kernels, number = self.kernels, self.stage.number
-        writer = self._writer()
+        writer = self._writer(self.own.chip)
         sizes = [*kernels.sizes(self.stage), ("kept_ptr", kernels.layout.kept)]
         body = [f"# {kernels.statements(self.stage)}", *self._begin(sizes)]
         body += writer.run(range(len(writer.steps)))
@@ -128,7 +129,7 @@ class PassWriter:
     def _adjoint(self) -> KernelView:
         """Gradients of its cores and of the state before it, from that of its own."""
         kernels = self.kernels
-        writer = self._writer()
+        writer = self._writer(self.own.chip.backward)
         pull = Pull(writer)
         sums = Sums(self.sums, writer, pull, kernels.layer.groups)
         sizes = [*kernels.sizes(self.stage), ("kept_ptr", kernels.layout.kept)]

@@ -60,7 +60,7 @@ class Readout:
     def backward(self) -> KernelView:
         """The weight's gradient in the same tiles, each entry read once."""
         kernels, loops = self.kernels, self.chip.loops
-        writer = Chip(self.chip, kernels.parameters)
+        writer = Chip(self.chip.backward, kernels.parameters)
         pull = Pull(writer)
         sums = Sums(kernels.layout.sums[-1], writer, pull, kernels.layer.groups)
         sizes = self._arguments("gradient_ptr")

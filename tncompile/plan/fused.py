@@ -19,7 +19,7 @@ from tncompile.graph.targets import QKV, Convolution, Linear
 from tncompile.plan.halves import Halves, find_halves
 from tncompile.plan.kernels import KernelPlan, plan_kernels
 from tncompile.plan.occupancy import LEAST_SUM
-from tncompile.plan.onchip import chip_schedule, step_cost
+from tncompile.plan.onchip import chip_schedules, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.results import LayerPlan
 from tncompile.plan.schedule import operands
@@ -193,10 +193,10 @@ def _tiles(
         if math.prod(found[i.name] for i in side) < LEAST_SUM:
             return "its modes make no tiles that matrix units take"
     own = tile(stage, legs, kernels.padded_state)
-    schedule = chip_schedule(own)
-    if not schedule.fits or not operands(schedule.steps[-1]):
+    schedule, adjoint = chip_schedules(own)
+    if not (schedule.fits and adjoint.fits) or not operands(schedule.steps[-1]):
         return "a tile of it fits no GPU program"
-    return ChipStage(own, schedule)
+    return ChipStage(own, schedule, adjoint)
 
 
 def _most(chip: ChipStage) -> int:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Layer, Stage
-from tncompile.plan.occupancy import OF_WEIGHTS, Footprint, Kernel
-from tncompile.plan.onchip import chip_schedule, product_shape
+from tncompile.plan.occupancy import Footprint, Kernel
+from tncompile.plan.onchip import chip_schedules, product_shape
 from tncompile.plan.passes import hidden_passes, last_passes
 from tncompile.plan.schedule import operands
 from tncompile.plan.tiles import Place, whole_tile
@@ -113,24 +113,26 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
         passes=tuple(
             Pass(
                 chip,
-                *(
-                    stages_footprint(kernel, (chip.schedule,))
-                    for kernel in (Kernel.PASS, Kernel.PASS_ADJOINT)
-                ),
+                stages_footprint(Kernel.PASS, (chip.schedule,)),
+                stages_footprint(Kernel.PASS_ADJOINT, (chip.backward.schedule,)),
             )
             for chip in passes
         ),
         readout=readout,
         footprints={
-            kernel: stages_footprint(kernel, hidden if kernel.hidden else (readout.schedule,))
-            for kernel in OF_WEIGHTS
+            Kernel.TRUNK: stages_footprint(Kernel.TRUNK, hidden),
+            Kernel.READOUT: stages_footprint(Kernel.READOUT, (readout.schedule,)),
+            Kernel.READOUT_ADJOINT: stages_footprint(
+                Kernel.READOUT_ADJOINT, (readout.backward.schedule,)
+            ),
+            Kernel.TRUNK_ADJOINT: stages_footprint(Kernel.TRUNK_ADJOINT, hidden),
         },
     )
 
 
 def _in_one_program(stage: Stage) -> ChipStage | str:
     """A hidden stage in one program; or why there is none."""
-    found = ChipStage(whole := whole_tile(stage), chip_schedule(whole))
+    found = ChipStage(whole := whole_tile(stage), chip_schedules(whole)[0])
     if not found.schedule.fits:
         return too_large(stage, found.schedule)
     if not operands(found.schedule.steps[-1]):

@@ -16,7 +16,9 @@ from enum import Enum
 
 from tncompile.plan.schedule import Apply, Contract, Kron, State, Step, operands
 
-# The least length of the sums of a product; shorter ones are filled up with zeros.
+# Sums of a product so short are made one outer product after the other, in kernels and in adjoints,
+# whose registers are few; others have at least a length for which they are filled up with zeros.
+FEW, FEW_BACKWARD = 4, 2
 LEAST_SUM = 16
 # Results of a product that is cut into parts to shorten its sums, in all of its parts.
 MOST_PARTS = 2**12
@@ -24,6 +26,15 @@ MOST_PARTS = 2**12
 MOST_REGISTERS = 255
 SAFE_REGISTERS = 238
 _THREADS = 32
+
+
+def filled(inner: int, few: int = FEW) -> int:
+    """The length of the sums of a product as it is carried out.
+
+    >>> filled(3), filled(8)
+    (3, 16)
+    """
+    return inner if inner <= few else max(inner, LEAST_SUM)
 
 
 class Kernel(Enum):
@@ -50,10 +61,6 @@ class Kernel(Enum):
         return self.name.endswith("_ADJOINT")
 
 
-# The kernels that make a weight, and its gradient.
-OF_WEIGHTS = (Kernel.TRUNK, Kernel.READOUT, Kernel.READOUT_ADJOINT, Kernel.TRUNK_ADJOINT)
-
-
 @dataclass(frozen=True, slots=True)
 class Product:
     """A batch of products of matrices, (rows, inner) by (inner, columns)."""
@@ -63,10 +70,13 @@ class Product:
     inner: int
     columns: int
 
-    def parts(self) -> Product:
-        """The product as it is carried out: short sums filled up, long ones cut into parts."""
-        inner = max(self.inner, LEAST_SUM)
-        if inner == LEAST_SUM:
+    def parts(self, few: int) -> Product:
+        """The product as it is carried out: short sums filled up, long ones cut into parts.
+
+        Sums of at most a `few` are made one outer product after the other.
+        """
+        inner = filled(self.inner, few)
+        if inner <= LEAST_SUM:
             return Product(self.batch, self.rows, inner, self.columns)
         room = max(MOST_PARTS // (self.batch * self.rows * self.columns), 1)
         parts = min(inner // LEAST_SUM, room)
@@ -134,7 +144,8 @@ TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024)
 
 def footprint(kernel: Kernel, stages: Sequence[Steps], warps: int) -> Footprint:
     """What a kernel takes that carries out these stages, in float32."""
-    found = [p.parts() for stage in stages for p in products(kernel, stage.steps)]
+    few = FEW_BACKWARD if kernel.backward else FEW
+    found = [p.parts(few) for stage in stages for p in products(kernel, stage.steps)]
     looped = any(any(stage.looped) for stage in stages)
     held = max((p.registers(warps) for p in found), default=0)
     values = max((math.prod(step.shape) for stage in stages for step in stage.steps), default=0)
@@ -195,7 +206,8 @@ def _looped_bytes(kernel: Kernel, stage: Steps) -> int:
     for step, looped in zip(stage.steps, stage.looped, strict=True):
         if not looped or not isinstance(step, Apply | Contract):
             continue
-        own, environment, pull = (p.parts() for p in products(Kernel.READOUT_ADJOINT, (step,)))
+        few = FEW_BACKWARD if kernel.backward else FEW
+        own, environment, pull = (p.parts(few) for p in products(Kernel.READOUT_ADJOINT, (step,)))
         left, right = (not stage.looped[ref] for ref in operands(step))
         kept.append(4 * (own.left * left + own.right * right))
         passing.append(4 * own.operands - kept[-1])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tncompile.graph.ir import Index
 from tncompile.plan.cuts import single_sections, window_schedule
-from tncompile.plan.occupancy import LEAST_SUM
+from tncompile.plan.occupancy import FEW_BACKWARD, filled
 from tncompile.plan.profile import CLASSES, Profile
 from tncompile.plan.rows import Row, act
 from tncompile.plan.schedule import (
@@ -94,7 +94,7 @@ def product_operand(step: Step) -> int:
     if shape is None:
         return 0
     batch, rows, inner, columns = shape
-    return batch * max(inner, LEAST_SUM) * max(rows, columns)
+    return batch * filled(inner) * max(rows, columns)
 
 
 def product_shape(step: Step) -> tuple[int, int, int, int] | None:
@@ -109,22 +109,27 @@ def product_shape(step: Step) -> tuple[int, int, int, int] | None:
             return None
 
 
-def chip_schedule(tile: Tile, glance: bool = False) -> ChipSchedule:
-    """The cheapest way through a tile that a program can hold, or the smallest of all.
+def chip_schedules(tile: Tile, glance: bool = False) -> tuple[ChipSchedule, ChipSchedule]:
+    """The cheapest ways through a tile that a program can hold: to make it, and for its adjoint.
 
-    At a `glance` a tree is not the cheapest one, but found in milliseconds.
+    Where none fits, the smallest of all. At a `glance` a tree is not the cheapest one, but found in
+    milliseconds.
     """
     row = Row.of(tile.stage)
     ways = []
     if row is not None:
-        found = (_Sweep(tile, row, way).best() for way in (_LEFT, _RIGHT))
+        sweeps = [_Sweep(tile, row, way) for way in (_LEFT, _RIGHT)]
+        found = (sweep.best(backward) for sweep in sweeps for backward in (False, True))
         ways = [way for way in found if way is not None]
     if not ways and (row is None or len(tile.stage.cores) <= _MOST_SEARCHED):
         ways = [_tree(tile, glance)]
     elif not ways and row is not None:
         steps = window_schedule(tile.stage, single_sections(row)).steps
         ways = [_placed(tile, steps)]
-    return min(ways, key=lambda way: _cost(tile, way))
+    forward, backward = (
+        min(ways, key=lambda way: _cost(tile, way, backward)) for backward in (False, True)
+    )
+    return forward, backward
 
 
 _HOPELESS = 2  # times as many entries as fit, at a glance: a search hardly makes them fit
@@ -132,22 +137,30 @@ _MOST_SEARCHED = 100  # cores; a search beyond takes seconds
 _LEFT, _RIGHT = 1, -1
 
 
-def _cost(tile: Tile, way: ChipSchedule) -> float:
+def _cost(tile: Tile, way: ChipSchedule, backward: bool) -> float:
     loops = tile.count(Place.LOOP)
     times = (loops if place is Place.LOOP else 1 for place in way.places)
-    steps = sum(step_cost(step) * n for step, n in zip(way.steps, times, strict=True))
+    steps = sum(step_cost(step, backward) * n for step, n in zip(way.steps, times, strict=True))
     return steps if way.fits else math.inf
 
 
-def step_cost(step: Step) -> float:
-    """What a step costs, in multiplications."""
+def step_cost(step: Step, backward: bool = False) -> float:
+    """What a step costs, in multiplications; with its adjoint, where it is wanted for one."""
     if not operands(step):
         return math.prod(step.shape)
     shape = product_shape(step)
     if shape is None:
-        return math.prod(step.shape) * _ENTRYWISE + _STEP
+        return (math.prod(step.shape) * _ENTRYWISE + _STEP) * (3 if backward else 1)
     batch, rows, inner, columns = shape
-    return batch * rows * max(inner, LEAST_SUM) * columns + _STEP
+    if not backward:
+        return batch * rows * filled(inner) * columns + _STEP
+    few = FEW_BACKWARD
+    return (
+        batch * rows * filled(inner, few) * columns
+        + batch * rows * filled(columns, few) * inner
+        + batch * inner * filled(rows, few) * columns
+        + 3 * _STEP
+    )
 
 
 def _placed(tile: Tile, steps: Sequence[Step]) -> ChipSchedule:
@@ -202,14 +215,15 @@ class _Sweep:
         self.count = len(row.sources)
         self.block = sweep_blocks(row, None if way is _LEFT else self.count)
         self.done = [self._done(end) for end in range(self.count + 1)]
+        self.costs: dict[tuple[int, int], tuple[float, float]] = {}
 
-    def best(self) -> ChipSchedule | None:
-        """The cheapest blocks; None where some window fits no program."""
+    def best(self, backward: bool) -> ChipSchedule | None:
+        """The cheapest blocks, or those for an adjoint; None where some window fits no program."""
         found: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
         for end in range(1, self.count + 1):
             for first in range(end):
                 if first in found:
-                    cost = found[first][0] + self._window_cost(first, end)
+                    cost = found[first][0] + self._window_cost(first, end)[backward]
                     if cost < math.inf and (end not in found or cost < found[end][0]):
                         found[end] = cost, (*found[first][1], end)
         if self.count not in found:
@@ -253,20 +267,29 @@ class _Sweep:
         outer = math.prod(size for name, size in after.items() if name not in before)
         return max(inner * outer, math.prod(after.values())) <= LARGEST_VALUE
 
-    def _window_cost(self, first: int, end: int) -> float:
+    def _window_cost(self, first: int, end: int) -> tuple[float, float]:
+        """What a window costs, forward and with its adjoint."""
+        if (first, end) not in self.costs:
+            self.costs[first, end] = self._new_cost(first, end)
+        return self.costs[first, end]
+
+    def _new_cost(self, first: int, end: int) -> tuple[float, float]:
+        large = (math.inf, math.inf)
         if not self._may_fit(first, end):
-            return math.inf
+            return large
         builder = self._builder(first)
         self._step(builder, first, end)
         schedule = _placed(self.tile, builder.steps)
         if not schedule.fits:
-            return math.inf
+            return large
         pairs = zip(self.row.actions, self.block, strict=True)
         looped = any(self.tile.place(a.core) is Place.LOOP for a, block in pairs if block < end)
         times = self.tile.count(Place.LOOP) if looped else 1
         # What makes the matrix is done once where none of its cores depends on the loop.
-        cost = 0.0
+        cost, both = 0.0, 0.0
         for step, place in zip(builder.steps, schedule.places, strict=True):
             own = isinstance(step, Apply) and step.rows is None
-            cost += step_cost(step) * (times if own or place is Place.LOOP else 1)
-        return cost
+            count = times if own or place is Place.LOOP else 1
+            cost += step_cost(step) * count
+            both += step_cost(step, backward=True) * count
+        return cost, both

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
 from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, Steps, footprint
-from tncompile.plan.onchip import LARGEST_OPERAND, LARGEST_VALUE, ChipSchedule, chip_schedule
+from tncompile.plan.onchip import LARGEST_OPERAND, LARGEST_VALUE, ChipSchedule, chip_schedules
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile
 
@@ -37,10 +37,20 @@ _CAPS = (2**62, 2**6, 2**4)
 
 @dataclass(frozen=True, slots=True)
 class ChipStage:
-    """A stage, or a tile of it, with its steps on chip."""
+    """A stage, or a tile of it, with its steps on chip.
+
+    `adjoint` are those of a kernel that makes it again and pulls a gradient back through it; None
+    where the same steps do.
+    """
 
     tile: Tile
     schedule: ChipSchedule
+    adjoint: ChipSchedule | None = None
+
+    @property
+    def backward(self) -> ChipStage:
+        """The same for its adjoint."""
+        return replace(self, schedule=self.adjoint or self.schedule)
 
     @property
     def stage(self) -> Stage:
@@ -146,15 +156,15 @@ def _first_that_fits(
         found = tile(stage, legs, padded_state)
         if not any(core.indices for core in found.stage.cores):
             break
-        schedule = chip_schedule(found, glance)
-        if not schedule.fits:
+        schedule, adjoint = chip_schedules(found, glance)
+        if not (schedule.fits and adjoint.fits):
             reason = what + too_large(stage, schedule)
         elif operands(schedule.steps[-1]):
-            adjoint = stages_footprint(kernel, (schedule,))
-            reason = f"stage {stage.number} takes {adjoint.registers} registers of each thread"
+            taken = stages_footprint(kernel, (adjoint,))
+            reason = f"stage {stage.number} takes {taken.registers} registers of each thread"
             reason = what + reason
-            if adjoint.registers <= SAFE_REGISTERS:
-                return ChipStage(found, schedule)
+            if taken.registers <= SAFE_REGISTERS:
+                return ChipStage(found, schedule, adjoint)
     return reason
 
 

@@ -8,6 +8,7 @@ from benchmarks.ahead import ARCHITECTURES, DTYPES, SHARED_LIMITS, Kernels, Reso
 from tncompile.driver import source_from
 from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.occupancy import (
+    FEW,
     MOST_REGISTERS,
     SAFE_REGISTERS,
     Footprint,
@@ -128,14 +129,15 @@ def test_tf32_is_by_choice(layers: dict[str, Kernels], dot: str) -> None:
 @pytest.mark.parametrize(
     ("product", "parts"),
     [
-        (Product(1, 256, 4, 16), Product(1, 256, 16, 16)),  # filled up
+        (Product(1, 256, 4, 16), Product(1, 256, 4, 16)),  # four outer products
+        (Product(1, 256, 8, 16), Product(1, 256, 16, 16)),  # filled up
         (Product(1, 16, 256, 16), Product(16, 16, 16, 16)),  # cut into parts
         (Product(1, 64, 32, 128), Product(1, 64, 16, 128)),  # half after half
         (Product(4, 8, 32, 8), Product(8, 8, 16, 8)),
     ],
 )
 def test_parts_of_products(product: Product, parts: Product) -> None:
-    assert product.parts() == parts
+    assert product.parts(FEW) == parts
 
 
 def test_a_thread_holds_rows_and_columns() -> None:
