@@ -31,7 +31,6 @@ from tncompile.plan.occupancy import Footprint
 from tncompile.source import SourceFile
 
 ARCHITECTURES = (80, 90, 100)
-LEAST_BATCH = 16  # inputs of a program
 # What a program may take in shared memory, in bytes.
 SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 # Dtypes of cores, as Triton's signatures name them, with those in which kernels compute.
@@ -51,9 +50,9 @@ class Case:
     constants: Mapping[str, int]
 
     @property
-    def predicted(self) -> Footprint | None:
-        """What the planner expects it to take; None where it has no model."""
-        found: Footprint | None = self.view.predicted
+    def predicted(self) -> Footprint:
+        """What the planner expects it to take."""
+        found: Footprint = self.view.taken[self.constants.get("BATCH", 0)]
         return found
 
 
@@ -121,8 +120,7 @@ class Kernels:
             tiles = {view.readout: plan.readout.entries, view.readout_adjoint: plan.readout.entries}
             for kernel in (*view.views, *(k for fused in view.applied for k in fused.views)):
                 function, entries = getattr(self.module, kernel.name), tiles.get(kernel, 0)
-                # A program takes fewer inputs of a small batch.
-                for batch in sorted({kernel.batch, min(kernel.batch, LEAST_BATCH)}):
+                for batch in sorted(kernel.taken):
                     constants = {"BATCH": batch} if batch else {}
                     yield Case(name, kernel.name, function, kernel, entries, constants)
 

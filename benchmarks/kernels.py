@@ -1,6 +1,6 @@
 """What the GPU kernels of the examples take, compiled ahead of time: no GPU is needed.
 
-    python -m benchmarks.kernels [-o FILE] [--quick]
+    python -m benchmarks.kernels [-o FILE] [--quick] [--jobs N]
 
 Compiles every kernel of every example for three architectures in float32 and writes down the
 registers, the stack and the shared memory that `ptxas` and Triton report, next to what the
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,38 @@ TOLERANCE = 0.2  # of a prediction, relative to what is reported
 _EXAMPLES = ROOT / "examples"
 
 
-def benchmark(quick: bool) -> dict[str, Any]:
-    """Every kernel on every architecture, JSON-ready; lines are printed on the way."""
+def benchmark(quick: bool, jobs: int) -> dict[str, Any]:
+    """Every kernel on every architecture, JSON-ready; lines are printed on the way.
+
+    So many `jobs` compile side by side.
+    """
+    architectures = ARCHITECTURES[1:2] if quick else ARCHITECTURES
     rows: list[dict[str, Any]] = []
-    seen: dict[tuple[str, int], dict[str, Any]] = {}
     print(f"{'kernel':<44} {'arch':>4} {'registers':>12} {'stack':>5} {'shared':>14} {'s':>5}")
     with tempfile.TemporaryDirectory() as folder:
-        for file in _files(quick):
-            for case in Kernels(source_from(file), Path(folder)).cases():
-                for architecture in ARCHITECTURES[1:2] if quick else ARCHITECTURES:
-                    key = _text(case), architecture
-                    if key not in seen:  # convolutions of one shape have the same kernels
-                        seen[key] = _measured(case, architecture)
+        cases = [
+            (file, case)
+            for file in _files(quick)
+            for case in Kernels(source_from(file), Path(folder)).cases()
+        ]
+        # Convolutions of one shape have the same kernels, which are compiled once.
+        first = {_text(case): number for number, (_, case) in reversed([*enumerate(cases)])}
+        _tasks[:] = [(cases[k][1], a) for k in sorted(first.values()) for a in architectures]
+        # A task is handed on by its number: functions of modules made here cannot be sent.
+        with get_context("fork").Pool(jobs) as pool:
+            found = pool.imap(_at, range(len(_tasks)))
+            measured: dict[int, tuple[dict[str, Any], ...]] = {}
+            for number, (file, case) in enumerate(cases):
+                own = first[_text(case)]
+                if own == number:
+                    measured[own] = tuple(next(found) for _ in architectures)
+                for row in measured[own]:
                     name: dict[str, Any] = {
                         "file": str(file.relative_to(ROOT)),
                         "kernel": case.kernel,
+                        "batch": case.constants.get("BATCH"),
                     }
-                    name |= {"batch": case.constants.get("BATCH")}
-                    rows.append(name | seen[key])
+                    rows.append(name | row)
                     print(_line(rows[-1]), flush=True)
     return {
         "command": "python -m benchmarks.kernels" + (" --quick" if quick else ""),
@@ -53,6 +68,14 @@ def benchmark(quick: bool) -> dict[str, Any]:
         "kernels": rows,
         "summary": _summary(rows),
     }
+
+
+_tasks: list[tuple[Case, int]] = []
+
+
+def _at(number: int) -> dict[str, Any]:
+    """The row of a task, in another process."""
+    return _measured(*_tasks[number])
 
 
 def _files(quick: bool) -> Iterator[Path]:
@@ -83,7 +106,7 @@ def _measured(case: Case, architecture: int) -> dict[str, Any]:
         "registers": found.registers,
         "stack_bytes": found.stack,
         "shared_bytes": found.shared,
-        "predicted": asdict(case.predicted) if case.predicted else None,
+        "predicted": asdict(case.predicted),
         "processor_seconds": found.seconds,
         "instructions": found.instructions,
         "instructions_per_entry": per_entry,
@@ -106,7 +129,6 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def shared(row: dict[str, Any]) -> bool:
         return _close(row["predicted"]["shared_bytes"], row["shared_bytes"])
 
-    told = [row for row in rows if row["predicted"] is not None]
     return {
         "kernels": len(rows),
         "with_stack": sum(row["stack_bytes"] > 0 for row in rows),
@@ -114,17 +136,14 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             row["shared_bytes"] > SHARED_LIMITS[row["architecture"]] for row in rows
         ),
         "most_seconds": max(row["processor_seconds"] for row in rows),
-        "with_prediction": len(told),
-        "registers_predicted": sum(map(registers, told)) / len(told),
-        "shared_predicted": sum(map(shared, told)) / len(told),
+        "registers_predicted": sum(map(registers, rows)) / len(rows),
+        "shared_predicted": sum(map(shared, rows)) / len(rows),
     }
 
 
 def _line(row: dict[str, Any]) -> str:
     """A line of the table."""
-    registers, shared = "?", "?"
-    if row["predicted"] is not None:
-        registers, shared = (row["predicted"][k] for k in ("registers", "shared_bytes"))
+    registers, shared = (row["predicted"][k] for k in ("registers", "shared_bytes"))
     return (
         f"{row['kernel']:<44} {row['architecture']:>4}"
         f" {row['registers']:>5} ({registers:>4}) {row['stack_bytes']:>5}"
@@ -139,8 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = ROOT / "benchmarks" / "results" / "kernels-aot.json"
     parser.add_argument("-o", "--output", type=Path, default=default)
     parser.add_argument("--quick", action="store_true", help="one example, one architecture")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that compile side by side")
     options = parser.parse_args(arguments)
-    data = benchmark(options.quick)
+    data = benchmark(options.quick, options.jobs)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     for name, value in data["summary"].items():

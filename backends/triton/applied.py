@@ -59,10 +59,10 @@ class FusedView:
     """The kernels of a layer that is applied tile by tile, and what launches them.
 
     `sizes` are lines that tell the shape of a batch, `rows` counts the positions of its inputs.
-    Programs of one block of inputs are `programs` for outputs and `input_programs` for their
-    gradient, those of all row groups together; each set of tiles is shared by one of so many
-    programs as `shares` says, and `summands` row groups have gradients of the same inputs. Up to
-    `most` inputs it is faster than the weight.
+    Programs of one block of inputs are `programs` for outputs, `input_programs` for their gradient
+    and `adjoint_programs` for those of the cores, each of all row groups together; each set of
+    tiles is shared by one of so many programs as `shares` says, and `summands` row groups have
+    gradients of the same inputs. Up to `most` inputs it is faster than the weight.
     """
 
     most: int
@@ -75,6 +75,9 @@ class FusedView:
     programs: int
     tiles: int
     shares: tuple[int, ...]
+    adjoint_programs: int
+    adjoint_tiles: int
+    adjoint_shares: tuple[int, ...]
     input_programs: int
     input_tiles: int
     input_shares: tuple[int, ...]
@@ -124,8 +127,7 @@ def fused_view(
     applies = applies_view(target)
     assert applies is not None
     outputs, inputs = plan.outputs.tile, plan.inputs.tile if plan.inputs else None
-    programs = outputs.count(Place.GRID)
-    sums = sum_layout(kernels.plan, plan.outputs)
+    adjoint, sums = plan.adjoint.tile, sum_layout(kernels.plan, plan.adjoint)
     options: tuple[str, ...] = ()
     if conv is not None:
         options = tuple(map(str, (conv.stride, conv.own_padding, conv.dilation, conv.groups)))
@@ -137,9 +139,12 @@ def fused_view(
         sizes=applies.sizes,
         output_shape=applies.output_shape,
         rows=applies.rows,
-        programs=programs * layer.groups,
+        programs=outputs.count(Place.GRID) * layer.groups,
         tiles=outputs.count(Place.LOOP),
         shares=shares(outputs.count(Place.LOOP)),
+        adjoint_programs=adjoint.count(Place.GRID) * layer.groups,
+        adjoint_tiles=adjoint.count(Place.LOOP),
+        adjoint_shares=shares(adjoint.count(Place.LOOP)),
         input_programs=inputs.count(Place.GRID) * layer.groups if inputs else 1,
         input_tiles=inputs.count(Place.LOOP) if inputs else 1,
         input_shares=shares(inputs.count(Place.LOOP)) if inputs else (1,),

@@ -11,7 +11,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from tncompile.plan.fused import ADJOINT_BATCH, BATCH, FusedPlan, apart_legs, side_modes
+from tncompile.plan.fused import (
+    ADJOINT_BATCH,
+    BATCH,
+    LEAST_BATCH,
+    FusedPlan,
+    apart_legs,
+    side_modes,
+)
 from tncompile.plan.occupancy import Kernel
 from tncompile.plan.tiles import Place
 from tncompile.plan.tiling import ChipStage, weight_legs
@@ -49,6 +56,7 @@ class Fused:
     ) -> KernelView:
         """A kernel that is given cores, the state, and more; then the shape of a batch."""
         names = [*(name for name, _ in self._arguments()), *pointers]
+        batches = (ADJOINT_BATCH,) if kind.backward else (BATCH, LEAST_BATCH)
         return self.kernels.view(
             kind.value,
             title,
@@ -56,8 +64,7 @@ class Fused:
             ("BATCH", "COMPUTE", "DOT"),
             body,
             writer.ranges,
-            max(self.kernels.plan.readout_warps, 4),
-            ADJOINT_BATCH if kind.backward else BATCH,
+            {batch: self.plan.footprint(kind, batch) for batch in batches},
         )
 
     # --- the sides of a tile ------------------------------------------------------------------
@@ -249,10 +256,10 @@ class Fused:
 
     def adjoint(self) -> KernelView:
         """Gradients of the cores: that of each tile, dW = dY^T X, goes on as in the readout."""
-        writer = Chip(self.plan.outputs.backward, self.kernels.parameters)
+        writer = Chip(self.plan.adjoint.backward, self.kernels.parameters)
         rows, columns = self._sides(writer, 0)
         pull = Pull(writer)
-        layout = sum_layout(self.kernels.plan, self.plan.outputs)
+        layout = sum_layout(self.kernels.plan, self.plan.adjoint)
         sums = Sums(layout, writer, pull, self.layer.groups)
         places = self.places
         lines, load = places.covered(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tncompile.emit.stage import identifier
@@ -22,16 +22,28 @@ from .layouts import layout
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """A kernel as the templates see it; `options` are dtypes and the like, fixed when compiled."""
+    """A kernel as the templates see it; `options` are dtypes and the like, fixed when compiled.
+
+    `taken` is what its programs take, by how many inputs one has at a time: the most first, 0 where
+    it has none.
+    """
 
     name: str
     title: str
     pointers: tuple[str, ...]
     options: tuple[str, ...]
     lines: tuple[str, ...]
-    warps: int
-    predicted: Footprint | None = field(repr=False)  # no part of what makes kernels the same
-    batch: int = 0  # inputs that a program takes at a time, or at most; none where it takes none
+    taken: Mapping[int, Footprint] = field(repr=False, hash=False)  # no part of what it does
+
+    @property
+    def warps(self) -> int:
+        """Warps of a program."""
+        return self.taken[self.batch].warps
+
+    @property
+    def batch(self) -> int:
+        """The most inputs of a program at a time."""
+        return next(iter(self.taken))
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -70,13 +82,9 @@ class LayerKernels:
         options: tuple[str, ...],
         body: Sequence[str],
         used: Iterable[int],
-        taken: Footprint | int,
-        batch: int = 0,
+        taken: Footprint | Mapping[int, Footprint],
     ) -> KernelView:
-        """A kernel; the ranges that its lines speak of are bound at its start.
-
-        `taken` is what a program takes, or where no model tells its warps alone.
-        """
+        """A kernel; the ranges that its lines speak of are bound at its start."""
         text = "\n".join(body)
         if len(re.findall(r"\bprogram\b", text)) == 1:  # bound, and there is only one
             body = [line for line in body if line != "program = tl.program_id(0)"]
@@ -87,9 +95,7 @@ class LayerKernels:
             pointers=tuple(pointers),
             options=options,
             lines=tuple(part for line in (*ranges(found), *body) for part in wrapped(line)),
-            warps=taken if isinstance(taken, int) else taken.warps,
-            predicted=None if isinstance(taken, int) else taken,
-            batch=batch,
+            taken={0: taken} if isinstance(taken, Footprint) else taken,
         )
 
     def of_group(self, sizes: Sequence[tuple[str, int]], axis: int) -> list[str]:

@@ -11,7 +11,7 @@ from tncompile.emit import LayerProgram
 from tncompile.emit.stage import attribute
 from tncompile.emit.text import call, shape_text
 from tncompile.graph.ir import Layer
-from tncompile.plan.fused import BATCH, FusedPlan, HalvesPlan
+from tncompile.plan.fused import BATCH, LEAST_BATCH, FusedPlan, HalvesPlan
 
 from ..torch import views as plain
 from .activations import written_out
@@ -244,6 +244,7 @@ class ChipsView:
 
     fused: bool
     batch: int
+    least_batch: int
     columns: int
     any: bool
     contractions: bool
@@ -263,6 +264,7 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
     return ChipsView(
         fused=bool(applied),
         batch=BATCH,
+        least_batch=LEAST_BATCH,
         columns=COLUMNS,
         any=bool(views),
         contractions="_tile_contract" in text,

@@ -18,16 +18,16 @@ from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, Linear
 from tncompile.plan.halves import Halves, find_halves
 from tncompile.plan.kernels import KernelPlan, plan_kernels
-from tncompile.plan.occupancy import LEAST_SUM
+from tncompile.plan.occupancy import LEAST_SUM, SAFE_REGISTERS, Footprint, Kernel, Product
 from tncompile.plan.onchip import chip_schedules, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.results import LayerPlan
 from tncompile.plan.schedule import operands
 from tncompile.plan.tiles import Leg, Place, held, tile
-from tncompile.plan.tiling import ChipStage, blocks, large_cores, weight_legs
+from tncompile.plan.tiling import ChipStage, blocks, large_cores, stages_footprint, weight_legs
 
 SIDE = 64  # of a tile: rows, and columns
-BATCH = 64  # inputs of a program
+BATCH, LEAST_BATCH = 64, 16  # inputs of a program, and of one of a small batch
 ADJOINT_BATCH = 16  # inputs that the gradient of a tile sums up at a time: more take more registers
 _APPLIED = Linear | QKV | Convolution
 _NOT_APPLIED = "only linear layers and convolutions are applied tile by tile"
@@ -38,19 +38,28 @@ class FusedPlan:
     """The tiles of the weight as a matrix of `shape`; `most` inputs are faster than with it.
 
     `inputs` are those for the gradient of the inputs; None where a convolution has none, whose
-    gradient is left to PyTorch and a weight made once.
+    gradient is left to PyTorch and a weight made once. `adjoint` are those for the gradients of
+    the cores.
     """
 
     kernels: KernelPlan
     shape: tuple[int, int]
     outputs: ChipStage
     inputs: ChipStage | None
+    adjoint: ChipStage
     most: int
 
     @property
     def layer(self) -> Layer:
         """The layer in the graph."""
         return self.kernels.layer
+
+    def footprint(self, kernel: Kernel, batch: int) -> Footprint:
+        """What a kernel takes whose programs have so many inputs at a time."""
+        chip = {Kernel.INPUTS: self.inputs, Kernel.OUTPUTS_ADJOINT: self.adjoint.backward}
+        own = chip.get(kernel, self.outputs)
+        assert own is not None
+        return _footprint(kernel, own, self.layer, batch)
 
     @property
     def summands(self) -> int:
@@ -114,12 +123,41 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     outputs = _tiles(kernels, rows, columns, sums=True)
     if isinstance(outputs, str):
         return outputs
+    adjoint = _adjoint_tiles(kernels, rows, columns, outputs)
     inputs = _tiles(kernels, *side_legs(layer, 1), sums=False)
     if isinstance(inputs, str) and not (isinstance(target, Convolution) and target.dimensions):
         return inputs
     shape = (target.weight_shape[0], math.prod(target.weight_shape[1:]))
     found = None if isinstance(inputs, str) else inputs
-    return FusedPlan(kernels, shape, outputs, found, _most(outputs))
+    return FusedPlan(kernels, shape, outputs, found, adjoint, _most(outputs))
+
+
+def _adjoint_tiles(
+    kernels: KernelPlan, rows: tuple[Index, ...], columns: tuple[Index, ...], outputs: ChipStage
+) -> ChipStage:
+    """The tiles of outputs, or ones of half as many rows where threads have too few registers."""
+    taken = _footprint(Kernel.OUTPUTS_ADJOINT, outputs.backward, kernels.layer, ADJOINT_BATCH)
+    if taken.registers <= SAFE_REGISTERS:
+        return outputs
+    found = _tiles(kernels, rows, columns, sums=True, most=SIDE // 2)
+    return outputs if isinstance(found, str) else found
+
+
+def _footprint(kernel: Kernel, chip: ChipStage, layer: Layer, batch: int) -> Footprint:
+    """What a kernel takes that a tile of the weight as a matrix meets so many inputs in."""
+    names = {leg.name for leg in side_legs(layer, 0)[0]}
+    rows = math.prod(leg.block for leg in chip.tile.legs if leg.index.name in names)
+    columns = chip.entries // rows
+    most = BATCH if kernel is not Kernel.OUTPUTS_ADJOINT else batch
+    meets = [
+        {
+            Kernel.OUTPUTS: Product(1, count, columns, rows),
+            Kernel.INPUTS: Product(1, count, rows, columns),
+            Kernel.OUTPUTS_ADJOINT: Product(1, rows, count, columns),
+        }[kernel]
+        for count in (most, batch)
+    ]
+    return stages_footprint(kernel, (chip.schedule,), meets)
 
 
 def channel_groups(layer: Layer) -> int:
@@ -168,15 +206,20 @@ def side_legs(layer: Layer, axis: int) -> tuple[tuple[Index, ...], tuple[Index, 
 
 
 def _tiles(
-    kernels: KernelPlan, fixed: tuple[Index, ...], looped: tuple[Index, ...], sums: bool
+    kernels: KernelPlan,
+    fixed: tuple[Index, ...],
+    looped: tuple[Index, ...],
+    sums: bool,
+    most: int = SIDE,
 ) -> ChipStage | str:
     """Tiles whose program is told by the digits of `fixed` legs, and which loops over `looped`.
 
-    With `sums` gradients are summed over the loop on chip, and rows are fixed, which come first.
-    Legs on neither side are those of the grid alone.
+    A tile has at `most` so many entries of the fixed ones. With `sums` gradients are summed over
+    the loop on chip, and rows are fixed, which come first. Legs on neither side are those of the
+    grid alone.
     """
     stage = kernels.readout.stage
-    found = blocks(stage, fixed[::-1], SIDE) | blocks(stage, looped[::-1], SIDE)
+    found = blocks(stage, fixed[::-1], min(most, SIDE)) | blocks(stage, looped[::-1], SIDE)
     large = large_cores(stage)
     legs = []
     for number, index in enumerate(weight_legs(kernels.layer)):

@@ -142,11 +142,16 @@ class Footprint:
 TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024)
 
 
-def footprint(kernel: Kernel, stages: Sequence[Steps], warps: int) -> Footprint:
-    """What a kernel takes that carries out these stages, in float32."""
+def footprint(
+    kernel: Kernel, stages: Sequence[Steps], warps: int, meet: Product | None = None
+) -> Footprint:
+    """What a kernel takes that carries out these stages, in float32.
+
+    `meet` is the product of a batch and a tile, where there is one.
+    """
     few = FEW_BACKWARD if kernel.backward else FEW
     found = [p.parts(few) for stage in stages for p in products(kernel, stage.steps)]
-    looped = any(any(stage.looped) for stage in stages)
+    looped = meet is not None or any(any(stage.looped) for stage in stages)
     held = max((p.registers(warps) for p in found), default=0)
     values = max((math.prod(step.shape) for stage in stages for step in stage.steps), default=0)
     result = math.prod(stages[-1].steps[-1].shape) if stages else 0
@@ -186,6 +191,9 @@ _REGISTERS = {
     (Kernel.READOUT_ADJOINT, False): (4.0, 0.1, 3.5, 0.0),
     (Kernel.READOUT_ADJOINT, True): (32.0, 1.0, 0.75, 1.0),
     (Kernel.TRUNK_ADJOINT, False): (44.0, 0.05, 2.5, 0.0),
+    (Kernel.OUTPUTS, True): (150.0, 0.0, 0.0, 0.0),
+    (Kernel.INPUTS, True): (150.0, 0.0, 0.0, 0.0),
+    (Kernel.OUTPUTS_ADJOINT, True): (199.0, 0.0, 0.0, 0.0),
     (Kernel.PASS, False): (0.0, 0.0, 0.0, 0.0),
     (Kernel.PASS_ADJOINT, False): (0.0, 0.0, 0.0, 0.0),
 }

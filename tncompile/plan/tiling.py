@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
-from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, Steps, footprint
+from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, Product, Steps, footprint
 from tncompile.plan.onchip import LARGEST_OPERAND, LARGEST_VALUE, ChipSchedule, chip_schedules
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile
@@ -29,6 +29,8 @@ PROGRAMS = 2**8
 LARGEST_SUMMED = 2**11
 # Entries of a value or an operand from which on a program has eight warps, not four.
 MANY = 2**11
+# Registers of a thread from which on a program has eight warps as well.
+AMPLE = 200
 # Neighbours in memory that a tile of a state has at least: less would waste bandwidth.
 RUN = 2**4
 # The most entries that a tile has of one leg, tried one after the other.
@@ -79,12 +81,21 @@ class ChipStage:
         return self.tile.count(Place.LOOP)
 
 
-def stages_footprint(kernel: Kernel, schedules: Sequence[ChipSchedule]) -> Footprint:
-    """What a kernel takes, with eight warps where a step makes or reads many entries."""
+def stages_footprint(
+    kernel: Kernel, schedules: Sequence[ChipSchedule], meets: Sequence[Product | None] = (None,)
+) -> Footprint:
+    """What a kernel takes, with eight warps where a step makes or reads many entries.
+
+    `meets` are the products of a batch and a tile, of all sizes that there are: the first one tells
+    how many warps there are, the footprint is that of the last.
+    """
     most = max((max(s.largest_value, s.largest_operand) for s in schedules), default=0)
     loops = (tuple(place is Place.LOOP for place in s.places) for s in schedules)
     stages = [Steps(s.steps, looped) for s, looped in zip(schedules, loops, strict=True)]
-    return footprint(kernel, stages, 8 if most >= MANY else 4)
+    warps = 8 if most >= MANY else 4
+    if footprint(kernel, stages, warps, meets[0]).registers > AMPLE:
+        warps = 8
+    return footprint(kernel, stages, warps, meets[-1])
 
 
 def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | str:

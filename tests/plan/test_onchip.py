@@ -1,0 +1,57 @@
+"""Steps on chip: those of an adjoint are the cheapest for it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tncompile.driver import read_program
+from tncompile.plan.kernels import KernelPlan, plan_kernels
+from tncompile.plan.onchip import ChipSchedule, step_cost
+from tncompile.plan.schedule import Apply, Contract, operands
+from tncompile.plan.tiles import Place
+
+LAYERS = [
+    "layer n : Linear(4096, 4096) from TTN(latent = 5) { modes = fold(radix = 2) }",
+    "layer n : Linear(4096, 4096) from aTTN(latent = 5) { modes = fold(radix = 2) }",
+]
+
+
+def total(schedule: ChipSchedule, loops: int, backward: bool) -> float:
+    pairs = zip(schedule.steps, schedule.places, strict=True)
+    return sum(step_cost(s, backward) * (loops if p is Place.LOOP else 1) for s, p in pairs)
+
+
+@pytest.mark.parametrize("text", LAYERS)
+def test_steps_of_an_adjoint(text: str) -> None:
+    plan = plan_kernels(read_program(text + "\n").layers[0])
+    assert isinstance(plan, KernelPlan)
+    own, loops = plan.readout, plan.readout.loops
+    forward, backward = own.schedule, own.backward.schedule
+    assert forward != backward
+    assert total(forward, loops, backward=False) < total(backward, loops, backward=False)
+    assert total(backward, loops, backward=True) < total(forward, loops, backward=True)
+
+
+@pytest.mark.parametrize("text", LAYERS)
+def test_adjoints_cost_what_their_products_do(text: str) -> None:
+    """Short sums are few outer products, 2 in adjoints and 4 elsewhere; others have 16 or more."""
+    plan = plan_kernels(read_program(text + "\n").layers[0])
+    assert isinstance(plan, KernelPlan)
+    for step in plan.readout.schedule.steps:
+        match step:
+            case Contract():
+                sizes = (step.batch, step.rows, step.inner, step.columns)
+            case Apply():
+                sizes = (1, step.outer, step.inner, math.prod(step.shape) // step.outer)
+            case _:
+                assert not operands(step) or step_cost(step) < step_cost(step, backward=True)
+                continue
+        _, rows, inner, columns = sizes
+        made = [
+            (n if n <= few else max(n, 16)) * math.prod(sizes) // n
+            for n, few in ((inner, 4), (inner, 2), (columns, 2), (rows, 2))
+        ]
+        one, three = step_cost(step), step_cost(step, backward=True)
+        assert three - sum(made[1:]) == pytest.approx(3 * (one - made[0]))
