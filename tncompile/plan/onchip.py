@@ -40,6 +40,8 @@ LARGEST_OPERAND = 2**13
 # between the threads of a program.
 _STEP = 2**14
 _ENTRYWISE = 8
+# And for each entry of the operands and of the result.
+_MOVED = 1
 
 _ONE = (1.0,) * len(CLASSES)
 # One multiprocessor, in round numbers: only ratios matter.
@@ -152,14 +154,15 @@ def step_cost(step: Step, backward: bool = False) -> float:
     if shape is None:
         return (math.prod(step.shape) * _ENTRYWISE + _STEP) * (3 if backward else 1)
     batch, rows, inner, columns = shape
+    moved = _MOVED * batch * (rows * inner + inner * columns + rows * columns)
     if not backward:
-        return batch * rows * filled(inner) * columns + _STEP
+        return batch * rows * filled(inner) * columns + moved + _STEP
     few = FEW_BACKWARD
     return (
         batch * rows * filled(inner, few) * columns
         + batch * rows * filled(columns, few) * inner
         + batch * inner * filled(rows, few) * columns
-        + 3 * _STEP
+        + 3 * (moved + _STEP)
     )
 
 
