@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from tncompile.plan.occupancy import Kernel
+from tncompile.plan.occupancy import CHUNK, Kernel
 from tncompile.plan.schedule import (
     CoreMatrix,
     CoreTensor,
@@ -20,8 +20,6 @@ from .activations import Elementwise
 from .chip import Chip, Pull
 from .kernels import KernelView, LayerKernels, flat, store
 from .passes import pass_totals
-
-_CHUNK = 2**12  # entries of a parameter that a program copies at a time
 
 
 def trunk(kernels: LayerKernels) -> KernelView | None:
@@ -116,7 +114,7 @@ def _summed_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:
     named = ((name, size, sources) for name, (size, sources) in found.items() if sources)
     for number, (name, size, sources) in enumerate(named):
         value = f"sum{number}"  # a loop does not change what a name stands for
-        block = min(padded(size), _CHUNK)
+        block = min(padded(size), CHUNK)
         used.add(block)
         pointer = kernels.gradient(name, size)
         indent, at = "", f"r{block}"

@@ -18,7 +18,7 @@ from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, Linear
 from tncompile.plan.halves import Halves, find_halves
 from tncompile.plan.kernels import KernelPlan, plan_kernels
-from tncompile.plan.occupancy import LEAST_SUM, SAFE_REGISTERS, Footprint, Kernel, Product
+from tncompile.plan.occupancy import LEAST_SUM, SAFE_REGISTERS, Footprint, Kernel, Meeting, Product
 from tncompile.plan.onchip import chip_schedules, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.results import LayerPlan
@@ -149,15 +149,17 @@ def _footprint(kernel: Kernel, chip: ChipStage, layer: Layer, batch: int) -> Foo
     rows = math.prod(leg.block for leg in chip.tile.legs if leg.index.name in names)
     columns = chip.entries // rows
     most = BATCH if kernel is not Kernel.OUTPUTS_ADJOINT else batch
-    meets = [
+    spread = isinstance(layer.target, Convolution) and bool(layer.target.dimensions)
+    products = (
         {
             Kernel.OUTPUTS: Product(1, count, columns, rows),
             Kernel.INPUTS: Product(1, count, rows, columns),
             Kernel.OUTPUTS_ADJOINT: Product(1, rows, count, columns),
         }[kernel]
         for count in (most, batch)
-    ]
-    return stages_footprint(kernel, (chip.schedule,), meets)
+    )
+    meetings = [Meeting(product, spread) for product in products]
+    return stages_footprint(kernel, (chip.schedule,), meetings)
 
 
 def channel_groups(layer: Layer) -> int:

@@ -17,7 +17,7 @@ from tncompile.plan.occupancy import Footprint, Kernel
 from tncompile.plan.onchip import chip_schedules, product_shape
 from tncompile.plan.passes import hidden_passes, last_passes
 from tncompile.plan.schedule import operands
-from tncompile.plan.tiles import Place, whole_tile
+from tncompile.plan.tiles import Place, padded, whole_tile
 from tncompile.plan.tiling import ChipStage, stages_footprint, summed_entries, too_large
 
 # Entries of all states that passes keep, with their arguments: kernels count them in 32 bits.
@@ -107,6 +107,9 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
     if summed > min(max(_MOST_SUMMED, 2 * layer.modes.entries * layer.groups), _MOST_KEPT):
         return f"programs would add up {summed} entries of gradients, of cores that are too large"
     hidden, readout = [chip.schedule for chip in trunk], last[-1]
+    tiled = {core.parameter for chip in (*passes, readout) for core in chip.stage.cores}
+    sizes = (p.size for p in layer.parameters if p.name in tiled)
+    copied = max((padded(size) for size in sizes), default=0)
     return KernelPlan(
         layer=layer,
         trunk=tuple(trunk),
@@ -125,7 +128,7 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
             Kernel.READOUT_ADJOINT: stages_footprint(
                 Kernel.READOUT_ADJOINT, (readout.backward.schedule,)
             ),
-            Kernel.TRUNK_ADJOINT: stages_footprint(Kernel.TRUNK_ADJOINT, hidden),
+            Kernel.TRUNK_ADJOINT: stages_footprint(Kernel.TRUNK_ADJOINT, hidden, copied=copied),
         },
     )
 

@@ -10,11 +10,20 @@ what `ptxas` and Triton report for the kernels of the examples (`python -m bench
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from tncompile.plan.schedule import Apply, Contract, Kron, State, Step, operands
+from tncompile.plan.schedule import (
+    Apply,
+    Contract,
+    CoreMatrix,
+    CoreTensor,
+    Kron,
+    State,
+    Step,
+    operands,
+)
 
 # Sums of a product so short are made one outer product after the other, in kernels and in adjoints,
 # whose registers are few; others have at least a length for which they are filled up with zeros.
@@ -26,6 +35,7 @@ MOST_PARTS = 2**12
 MOST_REGISTERS = 255
 SAFE_REGISTERS = 238
 _THREADS = 32
+CHUNK = 2**12  # entries of a core that a program copies at a time
 
 
 def filled(inner: int, few: int = FEW) -> int:
@@ -142,80 +152,167 @@ class Footprint:
 TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024)
 
 
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """The product of a batch and a tile; whether inputs stand at the positions of a convolution."""
+
+    product: Product
+    spread: bool
+
+    @property
+    def parted(self) -> bool:
+        """Whether few inputs leave room for its sums to be made in parts, all at once."""
+        return self.product.parts(FEW).batch > 1
+
+
 def footprint(
-    kernel: Kernel, stages: Sequence[Steps], warps: int, meet: Product | None = None
+    kernel: Kernel,
+    stages: Sequence[Steps],
+    warps: int,
+    meeting: Meeting | None = None,
+    copied: int = 0,
 ) -> Footprint:
     """What a kernel takes that carries out these stages, in float32.
 
-    `meet` is the product of a batch and a tile, where there is one.
+    `copied` are the entries of the largest core whose gradients it copies.
     """
     few = FEW_BACKWARD if kernel.backward else FEW
     found = [p.parts(few) for stage in stages for p in products(kernel, stage.steps)]
-    looped = meet is not None or any(any(stage.looped) for stage in stages)
-    held = max((p.registers(warps) for p in found), default=0)
-    values = max((math.prod(step.shape) for stage in stages for step in stage.steps), default=0)
-    result = math.prod(stages[-1].steps[-1].shape) if stages else 0
-    each = values if kernel.hidden else result
-    threads = warps * _THREADS
-    counts = (1, held, len(found), each / threads)
-    registers = sum(w * n for w, n in zip(_REGISTERS[kernel, looped], counts, strict=True))
-    if kernel.backward and any(
-        isinstance(step, Contract) for stage in stages for step in stage.steps
-    ):
-        registers += _SCATTERED
-    if not kernel.hidden and not looped:
-        steps = (step for stage in stages for step in stage.steps if isinstance(step, State))
-        state = max((math.prod(step.shape) for step in steps), default=0)
-        more = (1, held, len(found), values / threads, state / threads)
-        weights = _TILES[kernel.backward]
-        registers = max(registers, sum(w * n for w, n in zip(weights, more, strict=True)))
-        if held > 2 * MOST_REGISTERS:  # what a thread reads of its operands is there, half of it
-            registers = max(registers, MOST_REGISTERS + 1)
+    looped = meeting is not None or any(any(stage.looped) for stage in stages)
+    if meeting is not None:
+        found.append(meeting.product.parts(few) if not kernel.backward else meeting.product)
+    met = 0 if meeting is None else 4 * found[-1].operands
+    weights = _weights(kernel, looped, meeting, bool(stages))
+    counts = _counts(kernel, stages, warps, meeting, copied)
     return Footprint(
         warps=warps,
-        registers=round(registers),
+        registers=round(sum(weight * counts[name] for name, weight in weights.items())),
         shared_bytes=max(
-            max((4 * p.operands for p in found), default=0),
-            4 * values,
-            _looped_bytes(kernel, stages[-1]) if looped else 0,
+            max((4 * p.operands for p in found if p.inner >= LEAST_SUM), default=0),
+            max((4 * _moved(kernel, stage) for stage in stages), default=0),
+            _looped_bytes(kernel, stages[-1], met) if looped else 0,
         ),
     )
 
 
-# Registers besides, those for each that operands and results take, for each product, and for
-# each entry in a thread of the largest value, in kernels that loop and that do not.
-_REGISTERS = {
-    (Kernel.TRUNK, False): (24.0, 0.3, 2.25, 1.0),
-    (Kernel.READOUT, False): (0.0, 0.2, 7.0, 0.0),
-    (Kernel.READOUT, True): (20.0, 0.5, 2.5, 1.0),
-    (Kernel.READOUT_ADJOINT, False): (4.0, 0.1, 3.5, 0.0),
-    (Kernel.READOUT_ADJOINT, True): (32.0, 1.0, 0.75, 1.0),
-    (Kernel.TRUNK_ADJOINT, False): (44.0, 0.05, 2.5, 0.0),
-    (Kernel.OUTPUTS, True): (150.0, 0.0, 0.0, 0.0),
-    (Kernel.INPUTS, True): (150.0, 0.0, 0.0, 0.0),
-    (Kernel.OUTPUTS_ADJOINT, True): (199.0, 0.0, 0.0, 0.0),
-    (Kernel.PASS, False): (0.0, 0.0, 0.0, 0.0),
-    (Kernel.PASS_ADJOINT, False): (0.0, 0.0, 0.0, 0.0),
+def _counts(
+    kernel: Kernel,
+    stages: Sequence[Steps],
+    warps: int,
+    meeting: Meeting | None,
+    copied: int,
+) -> dict[str, float]:
+    """What registers are for: entries in a thread, and numbers of steps.
+
+    `held` are operands and results of the largest product in a loop, or anywhere if there is none;
+    `inside` and `outside` count products, in a loop and before it; `loads` cores and states;
+    `kept` are entries of values that stay the same in a loop that reads them.
+    """
+    threads = warps * _THREADS
+    few = FEW_BACKWARD if kernel.backward else FEW
+    inside: list[Product] = []
+    counts: dict[str, float] = dict.fromkeys(("outside", "loads", "kept", "state", "contract"), 0)
+    looped = meeting is not None or any(any(stage.looped) for stage in stages)
+    for stage in stages:
+        for number, (step, own) in enumerate(zip(stage.steps, stage.looped, strict=True)):
+            made = [p.parts(few) for p in _of_step(kernel, stage.steps, number)]
+            if own or not looped:
+                inside += made
+            else:
+                counts["outside"] += len(made)
+            if own:
+                fixed = (r for r in operands(step) if not stage.looped[r])
+                counts["kept"] += sum(
+                    max(math.prod(stage.steps[r].shape) / threads, 1) for r in fixed
+                )
+            counts["loads"] += isinstance(step, CoreMatrix | CoreTensor | State)
+            counts["contract"] = max(counts["contract"], isinstance(step, Contract))
+            if isinstance(step, State):
+                counts["state"] = max(counts["state"], math.prod(step.shape) / threads)
+    if meeting is not None:
+        product = meeting.product
+        inside.append(product if kernel.backward else product.parts(few))
+    return counts | {
+        "one": 1,
+        "held": max((p.registers(warps) for p in inside), default=0),
+        "inside": len(inside),
+        "result": math.prod(stages[-1].steps[-1].shape) / threads if stages else 0,
+        "spread": meeting is not None and meeting.spread,
+        "copied": min(copied, CHUNK) / (4 * _THREADS),
+    }
+
+
+def _weights(
+    kernel: Kernel, looped: bool, meeting: Meeting | None, steps: bool
+) -> Mapping[str, float]:
+    """How many registers each of these counts takes, fitted to what kernels of the examples do."""
+    if meeting is not None:
+        return _ADJOINT_MET if kernel.backward else _PARTED if meeting.parted else _MET
+    if kernel is Kernel.TRUNK:
+        return {"one": 9, "held": 0.8, "inside": 2.3}
+    if kernel is Kernel.TRUNK_ADJOINT:
+        copies = {"one": 10.4, "copied": 1.2}
+        return {"one": 37.6, "held": 0.59, "inside": 1.11} if steps else copies
+    if looped:
+        return _ADJOINT_LOOP if kernel.backward else _LOOP
+    return _ADJOINT_TILE if kernel.backward else _TILE
+
+
+_TILE = {"held": 0.51, "loads": 2.2, "contract": 26.8}
+_LOOP = {"one": 38.7, "result": 5.67, "kept": 2.7, "contract": 9.3}
+_ADJOINT_TILE = {"one": 30.7, "held": 0.49, "state": 3.6, "loads": 5.6, "contract": 11.3}
+_ADJOINT_LOOP = {"one": 142.5, "held": 0.19, "outside": 0.57, "result": 1.46, "contract": 76.9}
+_MET = {"one": 96.4, "inside": 5.63, "loads": 2.44, "kept": 0.35, "spread": 38.3}
+_PARTED = {
+    "one": 22.1,
+    "held": 0.2,
+    "inside": 10.0,
+    "loads": 2.04,
+    "result": 1.57,
+    "kept": 1.35,
+    "spread": 13.8,
 }
-# The same in tiles without a loop, where a program holds large values, and last for each entry of
-# the incoming state: forward, and for an adjoint.
-_TILES = ((17.7, 0.18, 1.6, 0.0, 1.95), (0.0, 0.16, 1.42, 3.42, 4.66))
-# Registers for the addresses of tensors whose entries lie in no simple order.
-_SCATTERED = 40
+_ADJOINT_MET = {
+    "one": 44.6,
+    "held": 0.36,
+    "inside": 1.96,
+    "loads": 4.06,
+    "kept": 2.54,
+    "spread": 10.8,
+}
 
 
-def _looped_bytes(kernel: Kernel, stage: Steps) -> int:
+def _moved(kernel: Kernel, stage: Steps) -> int:
+    """Entries of the largest value that threads hand to each other as a whole.
+
+    Forward that is no result of outer products, which are spread over the threads as they are made.
+    """
+    found = [0]
+    for number, step in enumerate(stage.steps):
+        own = [p.parts(FEW) for p in _of_step(Kernel.READOUT, stage.steps, number)]
+        if kernel.backward or any(p.inner >= LEAST_SUM for p in own):
+            found.append(math.prod(step.shape))
+        few = (p for p in own if p.inner < LEAST_SUM)  # in tiles their operands go in halves
+        found += [max(p.left, p.right) // (1 if kernel.hidden else min(p.inner, 2)) for p in few]
+    return max(found)
+
+
+def _looped_bytes(kernel: Kernel, stage: Steps, met: int) -> int:
     """Shared memory in a loop: operands that stay the same are kept there, others come and go.
 
     A right operand that stays the same is one of the environment, too, a left one of the pull.
+    Among those that come and go are the bytes of what is `met`.
     """
     result = 4 * math.prod(stage.steps[-1].shape)
-    kept, passing = [0], [0]
+    few = FEW_BACKWARD if kernel.backward else FEW
+    kept, passing = [0], [met]
     for step, looped in zip(stage.steps, stage.looped, strict=True):
         if not looped or not isinstance(step, Apply | Contract):
             continue
-        few = FEW_BACKWARD if kernel.backward else FEW
-        own, environment, pull = (p.parts(few) for p in products(Kernel.READOUT_ADJOINT, (step,)))
+        own, environment, pull = (
+            p if p.inner >= LEAST_SUM else Product(0, 0, 0, 0)
+            for p in (q.parts(few) for q in products(Kernel.READOUT_ADJOINT, (step,)))
+        )
         left, right = (not stage.looped[ref] for ref in operands(step))
         kept.append(4 * (own.left * left + own.right * right))
         passing.append(4 * own.operands - kept[-1])
@@ -229,6 +326,8 @@ def _looped_bytes(kernel: Kernel, stage: Steps) -> int:
             kept[-1] += more
         elif stage.steps[-1] is step and own.rows > _STRAIGHT:
             result = result * _STRAIGHT // own.rows
+        elif stage.steps[-1] is step and not own.inner:
+            result = 0
     return sum(kept) + max(*passing, 0 if kernel.backward else result)
 
 
@@ -238,23 +337,29 @@ _STRAIGHT = 64
 
 def products(kernel: Kernel, steps: Sequence[Step]) -> Iterator[Product]:
     """The products of matrices that a kernel makes of these steps."""
-    for step in steps:
-        match step:
-            case Apply():
-                columns = math.prod(step.shape) // step.outer
-                own = Product(1, step.outer, step.inner, columns)
-            case Contract():
-                own = Product(step.batch, step.rows, step.inner, step.columns)
-            case Kron():
-                if kernel.backward:  # each factor from all entries of the other
-                    left, right = (math.prod(steps[r].shape) for r in (step.left, step.right))
-                    yield Product(1, left, right, 1)
-                    yield Product(1, 1, left, right)
-                continue
-            case _:
-                continue
-        if kernel is not Kernel.TRUNK_ADJOINT:  # which reads all values
-            yield own
-        if kernel.backward:
-            yield Product(own.batch, own.rows, own.columns, own.inner)
-            yield Product(own.batch, own.inner, own.rows, own.columns)
+    for number in range(len(steps)):
+        yield from _of_step(kernel, steps, number)
+
+
+def _of_step(kernel: Kernel, steps: Sequence[Step], number: int) -> Iterator[Product]:
+    """Those of one of the steps."""
+    step = steps[number]
+    match step:
+        case Apply():
+            columns = math.prod(step.shape) // step.outer
+            own = Product(1, step.outer, step.inner, columns)
+        case Contract():
+            own = Product(step.batch, step.rows, step.inner, step.columns)
+        case Kron():
+            if kernel.backward:  # each factor from all entries of the other
+                left, right = (math.prod(steps[r].shape) for r in (step.left, step.right))
+                yield Product(1, left, right, 1)
+                yield Product(1, 1, left, right)
+            return
+        case _:
+            return
+    if kernel is not Kernel.TRUNK_ADJOINT:  # which reads all values
+        yield own
+    if kernel.backward:
+        yield Product(own.batch, own.rows, own.columns, own.inner)
+        yield Product(own.batch, own.inner, own.rows, own.columns)
