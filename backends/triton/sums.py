@@ -130,7 +130,9 @@ class Sums:
             )
             for own in dimensions
         ]
-        yield store(pointer, self.writer.at((blocks, *inner), start), gradient)
+        whole = (math.prod(padded(b.size) for b in blocks), *step.shape)
+        value = f"tl.reshape({gradient}, {whole})"
+        yield store(pointer, self.writer.at((blocks, *inner), start), value)
 
     def _digits(self, ref: Ref) -> list[Axis]:
         """The axes of a core that have digits."""
@@ -144,11 +146,8 @@ class Sums:
             number = times(axis.digit, count) + (f" + {number}" if number else "")
             count *= padded(-(-axis.size // axis.block))
         shape = self.writer.steps[ref].shape
-        own = ", ".join(["None"] * len(shape))
-        self.writer.ranges.add(count)
-        given = f"tl.reshape({gradient}, {(1, *shape)})"
-        code = f"tl.where((r{count} == {number})[:, {own}], {given}, 0.0)"
-        return code, (count, *shape)
+        code = f"_tile_placed({gradient}, {number}, {count})"
+        return code, (count * math.prod(shape),)
 
 
 def _number(legs: Sequence[Leg]) -> str:
