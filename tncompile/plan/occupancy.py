@@ -25,9 +25,9 @@ from tncompile.plan.schedule import (
     operands,
 )
 
-# Sums of a product so short are made one outer product after the other, in kernels and in adjoints,
-# whose registers are few; others have at least a length for which they are filled up with zeros.
-FEW, FEW_BACKWARD = 4, 2
+# Sums of a product so short are made one outer product after the other; others have at least a
+# length for which they are filled up with zeros.
+FEW = 4
 LEAST_SUM = 16
 # Results of a product that is cut into parts to shorten its sums, in all of its parts.
 MOST_PARTS = 2**12
@@ -38,13 +38,13 @@ _THREADS = 32
 CHUNK = 2**12  # entries of a core that a program copies at a time
 
 
-def filled(inner: int, few: int = FEW) -> int:
+def filled(inner: int) -> int:
     """The length of the sums of a product as it is carried out.
 
     >>> filled(3), filled(8)
     (3, 16)
     """
-    return inner if inner <= few else max(inner, LEAST_SUM)
+    return inner if inner <= FEW else max(inner, LEAST_SUM)
 
 
 class Kernel(Enum):
@@ -80,12 +80,10 @@ class Product:
     inner: int
     columns: int
 
-    def parts(self, few: int) -> Product:
-        """The product as it is carried out: short sums filled up, long ones cut into parts.
-
-        Sums of at most a `few` are made one outer product after the other.
-        """
-        inner = filled(self.inner, few)
+    @property
+    def parts(self) -> Product:
+        """The product as it is carried out: short sums filled up, long ones cut into parts."""
+        inner = filled(self.inner)
         if inner <= LEAST_SUM:
             return Product(self.batch, self.rows, inner, self.columns)
         room = max(MOST_PARTS // (self.batch * self.rows * self.columns), 1)
@@ -162,7 +160,7 @@ class Meeting:
     @property
     def parted(self) -> bool:
         """Whether few inputs leave room for its sums to be made in parts, all at once."""
-        return self.product.parts(FEW).batch > 1
+        return self.product.parts.batch > 1
 
 
 def footprint(
@@ -176,11 +174,10 @@ def footprint(
 
     `copied` are the entries of the largest core whose gradients it copies.
     """
-    few = FEW_BACKWARD if kernel.backward else FEW
-    found = [p.parts(few) for stage in stages for p in products(kernel, stage.steps)]
+    found = [p.parts for stage in stages for p in products(kernel, stage.steps)]
     looped = meeting is not None or any(any(stage.looped) for stage in stages)
     if meeting is not None:
-        found.append(meeting.product.parts(few) if not kernel.backward else meeting.product)
+        found.append(meeting.product.parts if not kernel.backward else meeting.product)
     met = 0 if meeting is None else 4 * found[-1].operands
     weights = _weights(kernel, looped, meeting, bool(stages))
     counts = _counts(kernel, stages, warps, meeting, copied)
@@ -209,13 +206,12 @@ def _counts(
     `kept` are entries of values that stay the same in a loop that reads them.
     """
     threads = warps * _THREADS
-    few = FEW_BACKWARD if kernel.backward else FEW
     inside: list[Product] = []
     counts: dict[str, float] = dict.fromkeys(("outside", "loads", "kept", "state", "contract"), 0)
     looped = meeting is not None or any(any(stage.looped) for stage in stages)
     for stage in stages:
         for number, (step, own) in enumerate(zip(stage.steps, stage.looped, strict=True)):
-            made = [p.parts(few) for p in _of_step(kernel, stage.steps, number)]
+            made = [p.parts for p in _of_step(kernel, stage.steps, number)]
             if own or not looped:
                 inside += made
             else:
@@ -231,7 +227,7 @@ def _counts(
                 counts["state"] = max(counts["state"], math.prod(step.shape) / threads)
     if meeting is not None:
         product = meeting.product
-        inside.append(product if kernel.backward else product.parts(few))
+        inside.append(product if kernel.backward else product.parts)
     return counts | {
         "one": 1,
         "held": max((p.registers(warps) for p in inside), default=0),
@@ -289,7 +285,7 @@ def _moved(kernel: Kernel, stage: Steps) -> int:
     """
     found = [0]
     for number, step in enumerate(stage.steps):
-        own = [p.parts(FEW) for p in _of_step(Kernel.READOUT, stage.steps, number)]
+        own = [p.parts for p in _of_step(Kernel.READOUT, stage.steps, number)]
         if kernel.backward or any(p.inner >= LEAST_SUM for p in own):
             found.append(math.prod(step.shape))
         few = (p for p in own if p.inner < LEAST_SUM)  # in tiles their operands go in halves
@@ -304,14 +300,13 @@ def _looped_bytes(kernel: Kernel, stage: Steps, met: int) -> int:
     Among those that come and go are the bytes of what is `met`.
     """
     result = 4 * math.prod(stage.steps[-1].shape)
-    few = FEW_BACKWARD if kernel.backward else FEW
     kept, passing = [0], [met]
     for step, looped in zip(stage.steps, stage.looped, strict=True):
         if not looped or not isinstance(step, Apply | Contract):
             continue
         own, environment, pull = (
             p if p.inner >= LEAST_SUM else Product(0, 0, 0, 0)
-            for p in (q.parts(few) for q in products(Kernel.READOUT_ADJOINT, (step,)))
+            for p in (q.parts for q in products(Kernel.READOUT_ADJOINT, (step,)))
         )
         left, right = (not stage.looped[ref] for ref in operands(step))
         kept.append(4 * (own.left * left + own.right * right))

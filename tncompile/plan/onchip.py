@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tncompile.graph.ir import Index
 from tncompile.plan.cuts import single_sections, window_schedule
-from tncompile.plan.occupancy import FEW_BACKWARD, filled
+from tncompile.plan.occupancy import filled
 from tncompile.plan.profile import CLASSES, Profile
 from tncompile.plan.rows import Row, act
 from tncompile.plan.schedule import (
@@ -157,11 +157,10 @@ def step_cost(step: Step, backward: bool = False) -> float:
     moved = _MOVED * batch * (rows * inner + inner * columns + rows * columns)
     if not backward:
         return batch * rows * filled(inner) * columns + moved + _STEP
-    few = FEW_BACKWARD
     return (
-        batch * rows * filled(inner, few) * columns
-        + batch * rows * filled(columns, few) * inner
-        + batch * inner * filled(rows, few) * columns
+        batch * rows * filled(inner) * columns
+        + batch * rows * filled(columns) * inner
+        + batch * inner * filled(rows) * columns
         + 3 * (moved + _STEP)
     )
 

@@ -8,7 +8,6 @@ from benchmarks.ahead import ARCHITECTURES, DTYPES, SHARED_LIMITS, Kernels, Reso
 from tncompile.driver import source_from
 from tncompile.plan.kernels import KernelPlan
 from tncompile.plan.occupancy import (
-    FEW,
     MOST_REGISTERS,
     SAFE_REGISTERS,
     Footprint,
@@ -143,7 +142,7 @@ def test_tf32_is_by_choice(layers: dict[str, Kernels], dot: str) -> None:
     ],
 )
 def test_parts_of_products(product: Product, parts: Product) -> None:
-    assert product.parts(FEW) == parts
+    assert product.parts == parts
 
 
 def test_a_thread_holds_rows_and_columns() -> None:
