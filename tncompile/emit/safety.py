@@ -155,6 +155,7 @@ _LIBRARY_NAMES = frozenset(
         "tl.float64",
         "tl.floor",
         "tl.full",
+        "tl.gather",
         "tl.inline_asm_elementwise",
         "tl.int64",
         "tl.load",
