@@ -30,10 +30,12 @@ from .layouts import sum_layout
 from .places import Places, Side
 from .sums import Sums, after_tiles, digit_lines, needed_first, read_again
 
-# Which share of the tiles a program has, and the first row of its block. Entries of a batch are
-# counted in 64 bits: there may be 2^31 of them.
+# Which share of the tiles a program has. Entries of a batch are counted in 64 bits: there may be
+# 2^31 of them.
 _SHARE = "tl.program_id(2).to(tl.int64)"
-_FIRST = "tl.program_id(1) * BATCH"
+# Rows of a batch from which on it is cut in two for the gradients of the cores: each part makes all
+# tiles again, which takes as long as some forty rows.
+SPLIT = 128
 
 
 class Fused:
@@ -124,14 +126,17 @@ class Fused:
     # --- the parts of a kernel ----------------------------------------------------------------
 
     def _begin(self, writer: Chip, again: bool = False) -> list[str]:
-        """What is done once in a program: its digits, and what the state is for them."""
+        """What is done once in a program: its digits, and what the state is for them.
+
+        Programs of a row group follow each other, and those of a block of inputs.
+        """
         tile, groups = writer.chip.tile, self.layer.groups
         count = tile.count(Place.GRID)
-        body = ["program = tl.program_id(0)"]
+        body = ["program = tl.program_id(0)" + f" % {count}" * (groups > 1 or not again)]
+        body *= count > 1
         if groups > 1:
-            # Programs of a row group follow each other.
-            body = [f"program = tl.program_id(0) % {count}"] * (count > 1)
-            body += [f"group = tl.program_id(0){f' // {count}' if count > 1 else ''}"]
+            of_group = f" // {count}" * (count > 1)
+            body += [f"group = tl.program_id(0){of_group}{'' if again else f' % {groups}'}"]
             body += to_group(self._arguments())
         body += digit_lines(tile.digits(Place.GRID), "program")
         body += self._part(writer)
@@ -139,6 +144,12 @@ class Fused:
         if again:
             refs = needed_first(writer, refs, writer.placed(Place.LOOP))
         return [*body, *writer.run(refs)]
+
+    def _first(self, chip: ChipStage) -> str:
+        """The first row of a program's block: of all digits of a grid the first has most room."""
+        programs = chip.programs * self.layer.groups
+        block = "tl.program_id(0)" + f" // {programs}" * (programs > 1)
+        return f"{block} * BATCH"
 
     def _part(self, writer: Chip) -> list[str]:
         """The line that tells which of a convolution's groups of channels a program has."""
@@ -180,7 +191,7 @@ class Fused:
             (Kernel.OUTPUTS, title),
             ("input_ptr", "output_ptr"),
             ("x", "y", "Y = X W^T"),
-            places.output_rows(_FIRST),
+            places.output_rows(self._first(self.plan.outputs)),
             places.covered,
             (places.outputs_from, places.outputs),
             f"{_SHARE} * batch * {places.conv.out_channels}",
@@ -202,7 +213,7 @@ class Fused:
             (Kernel.INPUTS, title),
             ("gradient_ptr", "input_gradient_ptr"),
             ("dy", "dx", "dX = dY W"),
-            places.input_rows(_FIRST),
+            places.input_rows(self._first(self.plan.inputs)),
             places.covering,
             (places.inputs_from, places.inputs),
             f"{share} * batch * {places.conv.in_channels}",
@@ -264,23 +275,25 @@ class Fused:
         places = self.places
         lines, load = places.covered(columns)
         gradients = places.outputs_from("gradient_ptr")
-        start = "start + tl.program_id(1)"  # which is 0: in the interpreter `start` is an int
+        first = "start + tl.program_id(1) * BATCH"
         begin = [
             *self._begin(writer, again=True),
-            *sums.rows("program", ("tl.program_id(2)", "tl.num_programs(2)")),
+            "share = tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)",
+            "shares = tl.num_programs(1) * tl.num_programs(2)",
+            *sums.rows("program", ("share", "shares")),
             *rows.lines,
         ]
         inner = [
             *columns.lines,
             f"g = tl.zeros(({rows.size}, {columns.size}), {COMPUTE})",
-            "for start in range(0, batch, BATCH):",
-            *(f"    {line}" for line in (*places.output_rows(start), *lines)),
+            "for start in range(0, batch, BATCH * tl.num_programs(1)):",
+            *(f"    {line}" for line in (*places.output_rows(first), *lines)),
             f"    x = {load}",
             f"    at = {places.outputs(rows)}",
             f"    dy = tl.load({gradients} + at, mask={rows.mask()}, other=0.0)",
             "    # dW = dY^T X",
-            "    g += tl.dot("
-            f"tl.trans(dy), x.to(dy.dtype), input_precision=DOT, out_dtype={COMPUTE})",
+            "    dy, x = _tile_rounded(DOT, dy), _tile_rounded(DOT, x.to(dy.dtype))",
+            f"    g += tl.dot(tl.trans(dy), x, input_precision=DOT, out_dtype={COMPUTE})",
         ]
         writer.name_all()
         before = writer.placed(Place.GRID)

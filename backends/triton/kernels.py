@@ -19,6 +19,9 @@ from .addresses import Address, ranges
 from .chip import Chip, pointer_name
 from .layouts import layout
 
+LARGEST_INT32 = 2**31 - 1
+WIDE = ".to(tl.int64)"  # behind numbers that are multiplied beyond that
+
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
@@ -87,7 +90,7 @@ class LayerKernels:
         """A kernel; the ranges that its lines speak of are bound at its start."""
         text = "\n".join(body)
         if len(re.findall(r"\bprogram\b", text)) == 1:  # bound, and there is only one
-            body = [line for line in body if line != "program = tl.program_id(0)"]
+            body = [line for line in body if not line.startswith("program = ")]
         found = [size for size in {*used} if re.search(rf"\br{size}\b", text)]
         return KernelView(
             name=f"_{self.layer.name}_{suffix}",
@@ -102,7 +105,8 @@ class LayerKernels:
         """Lines that take pointers to what belongs to the program's row group."""
         if self.layer.groups == 1:
             return []
-        return [f"group = tl.program_id({axis})", *to_group(sizes)]
+        wide = self.layer.groups * max(size for _, size in sizes) > LARGEST_INT32
+        return [f"group = tl.program_id({axis}){WIDE * wide}", *to_group(sizes)]
 
     def gradient(self, name: str, size: int) -> str:
         """Where the gradients of a parameter are written, those of the program's row group."""

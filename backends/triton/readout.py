@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from tncompile.plan.occupancy import Kernel
@@ -10,10 +11,8 @@ from tncompile.plan.tiles import Place
 
 from .addresses import Address, leg_axis, times
 from .chip import COMPUTE, Chip, Pull
-from .kernels import KernelView, LayerKernels, flat, store
+from .kernels import LARGEST_INT32, WIDE, KernelView, LayerKernels, flat, store
 from .sums import Sums, after_tiles, digit_lines, needed_first, read_again
-
-_LARGEST_INT32 = 2**31 - 1
 
 
 class Readout:
@@ -148,11 +147,7 @@ class Readout:
         return exact and places == sorted(places) and all(leg.index.size == b for leg, b in rest)
 
     def _wide(self, offset: str) -> str:
-        """An offset in as many bits as the weight takes."""
-        if self.kernels.layer.groups * self.modes.generated <= _LARGEST_INT32:
+        """An offset in as many bits as the weight takes: each factor, not what overflows."""
+        if self.kernels.layer.groups * self.modes.generated <= LARGEST_INT32:
             return offset
-        return (
-            offset.replace("program", "program.to(tl.int64)", 1)
-            if (offset.startswith(("program", "(program")))
-            else f"({offset}).to(tl.int64)"
-        )
+        return re.sub(r"\b(program|[dir]\d+)\b", rf"\1{WIDE}", offset)

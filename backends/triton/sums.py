@@ -190,7 +190,7 @@ def total(kernels: LayerKernels, layout: SumLayout, suffix: str) -> KernelView:
         f"{suffix}_total" if suffix else "total",
         "Sums over programs, in the same order every time.",
         ("partial_ptr", "total_ptr", "share"),
-        (COMPUTE,),
+        (COMPUTE, "DOT"),
         body,
         (),
         TOTAL,

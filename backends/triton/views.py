@@ -16,6 +16,7 @@ from tncompile.plan.fused import BATCH, LEAST_BATCH, FusedPlan, HalvesPlan
 from ..torch import views as plain
 from .activations import written_out
 from .applied import AppliesView, FusedView, applies_view, fused_view
+from .fused import SPLIT
 from .joined import HalvesView, halves_view
 from .kernels import KernelView, LayerKernels, argument_names, launched, learnt_name
 from .layouts import COLUMNS
@@ -245,6 +246,7 @@ class ChipsView:
     fused: bool
     batch: int
     least_batch: int
+    split: int
     columns: int
     any: bool
     contractions: bool
@@ -264,6 +266,7 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
     return ChipsView(
         fused=bool(applied),
         batch=BATCH,
+        split=SPLIT,
         least_batch=LEAST_BATCH,
         columns=COLUMNS,
         any=bool(views),

@@ -92,6 +92,7 @@ _BUILTINS = frozenset(
         "dict",
         "enumerate",
         "float",
+        "hasattr",
         "id",
         "input",  # only as the name of an argument, as in PyTorch
         "int",
@@ -157,6 +158,7 @@ _LIBRARY_NAMES = frozenset(
         "tl.full",
         "tl.gather",
         "tl.inline_asm_elementwise",
+        "tl.int32",
         "tl.int64",
         "tl.load",
         "tl.log",
@@ -207,6 +209,7 @@ _LIBRARY_NAMES = frozenset(
         "torch.func.vjp",
         "torch.func.vmap",
         "torch.get_autocast_dtype",
+        "torch.backends.cuda.matmul",
         "torch.get_float32_matmul_precision",
         "torch.int32",
         "torch.int64",
