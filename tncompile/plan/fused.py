@@ -18,7 +18,7 @@ from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, Linear
 from tncompile.plan.halves import Halves, find_halves
 from tncompile.plan.kernels import KernelPlan, plan_kernels
-from tncompile.plan.occupancy import LEAST_SUM, SAFE_REGISTERS, Footprint, Kernel, Meeting, Product
+from tncompile.plan.occupancy import LEAST_SUM, MOST_SHARED, Footprint, Kernel, Meeting, Product
 from tncompile.plan.onchip import chip_schedules, step_cost
 from tncompile.plan.profile import H200
 from tncompile.plan.results import LayerPlan
@@ -129,7 +129,12 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
         return inputs
     shape = (target.weight_shape[0], math.prod(target.weight_shape[1:]))
     found = None if isinstance(inputs, str) else inputs
-    return FusedPlan(kernels, shape, outputs, found, adjoint, _most(outputs))
+    plan = FusedPlan(kernels, shape, outputs, found, adjoint, _most(outputs))
+    taken = [plan.footprint(Kernel.OUTPUTS, BATCH), plan.footprint(Kernel.OUTPUTS_ADJOINT, BATCH)]
+    taken += [plan.footprint(Kernel.INPUTS, BATCH)] * (found is not None)
+    if (most := max(own.shared_bytes for own in taken)) > MOST_SHARED:
+        return f"a tile of it takes {most} bytes of shared memory"
+    return plan
 
 
 def _adjoint_tiles(
@@ -137,7 +142,7 @@ def _adjoint_tiles(
 ) -> ChipStage:
     """The tiles of outputs, or ones of half as many rows where threads have too few registers."""
     taken = _footprint(Kernel.OUTPUTS_ADJOINT, outputs.backward, kernels.layer, ADJOINT_BATCH)
-    if taken.registers <= SAFE_REGISTERS:
+    if taken.fits:
         return outputs
     found = _tiles(kernels, rows, columns, sums=True, most=SIDE // 2)
     return outputs if isinstance(found, str) else found

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Layer, Stage
-from tncompile.plan.occupancy import Footprint, Kernel
+from tncompile.plan.occupancy import MOST_SHARED, Footprint, Kernel
 from tncompile.plan.onchip import chip_schedules, product_shape
 from tncompile.plan.passes import hidden_passes, last_passes
 from tncompile.plan.schedule import operands
@@ -140,4 +140,8 @@ def _in_one_program(stage: Stage) -> ChipStage | str:
         return too_large(stage, found.schedule)
     if not operands(found.schedule.steps[-1]):
         return f"stage {stage.number} is a single tensor"
+    kernels = (Kernel.TRUNK, Kernel.TRUNK_ADJOINT)
+    taken = max(stages_footprint(kernel, (found.schedule,)).shared_bytes for kernel in kernels)
+    if taken > MOST_SHARED:
+        return f"stage {stage.number} takes {taken} bytes of shared memory"
     return found

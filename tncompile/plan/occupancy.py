@@ -34,6 +34,8 @@ MOST_PARTS = 2**12
 # Registers that a thread can have, and as many as a plan may count on: predictions are not exact.
 MOST_REGISTERS = 255
 SAFE_REGISTERS = 238
+# Shared memory that a program may take on all of NVIDIA's GPUs since the A100.
+MOST_SHARED = 99 * 1024
 _THREADS = 32
 CHUNK = 2**12  # entries of a core that a program copies at a time
 
@@ -144,6 +146,11 @@ class Footprint:
     warps: int
     registers: int
     shared_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is sure enough that this is what a multiprocessor has."""
+        return self.registers <= SAFE_REGISTERS and self.shared_bytes <= MOST_SHARED
 
 
 # The kernel that adds the sums of programs, the same for all layers.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
-from tncompile.plan.occupancy import SAFE_REGISTERS, Footprint, Kernel, Meeting, Steps, footprint
+from tncompile.plan.occupancy import Footprint, Kernel, Meeting, Steps, footprint
 from tncompile.plan.onchip import LARGEST_OPERAND, LARGEST_VALUE, ChipSchedule, chip_schedules
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile
@@ -175,9 +175,9 @@ def _first_that_fits(
             reason = what + too_large(stage, schedule)
         elif operands(schedule.steps[-1]):
             taken = stages_footprint(kernel, (adjoint,))
-            reason = f"stage {stage.number} takes {taken.registers} registers of each thread"
-            reason = what + reason
-            if taken.registers <= SAFE_REGISTERS:
+            reason = f"{what}stage {stage.number} takes {taken.registers} registers of each thread"
+            reason += f" and {taken.shared_bytes} bytes of shared memory"
+            if taken.fits:
                 return ChipStage(found, schedule, adjoint)
     return reason
 

@@ -272,7 +272,15 @@ def test_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     x, cores = inputs(layer, 2), list(layer.generator.parameters())
     found = re.search(r"a_tiled_[0-9a-f]{12}", emitted(TILED["dilated"], tile=256, programs=4))
     assert found
-    forward = getattr(torch.ops.tncompile, f"{found[0]}_forward").default
+    forward, backward = (
+        getattr(torch.ops.tncompile, f"{found[0]}_{part}").default
+        for part in ("forward", "backward")
+    )
     torch.library.opcheck(forward, ([x, *cores], torch.float64, True))
+    strided = x.detach().mT.contiguous().mT
+    assert not strided.is_contiguous()
+    tensors = [strided, *(core.detach() for core in cores)]
+    output, kept = forward(tensors, torch.float64, True)
+    torch.library.opcheck(backward, (torch.randn_like(output), kept, tensors, True))
     compiled_layer: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled_layer(x), layer(x))

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
@@ -97,7 +96,7 @@ def on_a_gpu(text: str, stem: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module.A()
 
 
-def ways(layer: Any, count: int) -> Iterator[tuple[str, Tensor]]:
+def ways(layer: Any, count: int) -> Iterator[tuple[str, Any]]:
     """The weight, and outputs without it, of as many inputs as there are."""
     yield "weight", layer.generator()
     for way in ("tiled", "joined"):
