@@ -276,11 +276,16 @@ class Fused:
         lines, load = places.covered(columns)
         gradients = places.outputs_from("gradient_ptr")
         first = "start + tl.program_id(1) * BATCH"
-        begin = [
-            *self._begin(writer, again=True),
+        shared = [
             "share = tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)",
             "shares = tl.num_programs(1) * tl.num_programs(2)",
             *sums.rows("program", ("share", "shares")),
+        ]
+        if not any(" shares" in line for line in shared[2:]):  # no sums but those of shares
+            del shared[1]
+        begin = [
+            *self._begin(writer, again=True),
+            *shared,
             *rows.lines,
         ]
         inner = [

@@ -130,9 +130,9 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
     shape = (target.weight_shape[0], math.prod(target.weight_shape[1:]))
     found = None if isinstance(inputs, str) else inputs
     plan = FusedPlan(kernels, shape, outputs, found, adjoint, _most(outputs))
-    taken = [plan.footprint(Kernel.OUTPUTS, BATCH), plan.footprint(Kernel.OUTPUTS_ADJOINT, BATCH)]
-    taken += [plan.footprint(Kernel.INPUTS, BATCH)] * (found is not None)
-    if (most := max(own.shared_bytes for own in taken)) > MOST_SHARED:
+    used = (Kernel.OUTPUTS, Kernel.OUTPUTS_ADJOINT, *([Kernel.INPUTS] if found else []))
+    most = max(plan.footprint(kernel, BATCH).shared_bytes for kernel in used)
+    if most > MOST_SHARED:
         return f"a tile of it takes {most} bytes of shared memory"
     return plan
 

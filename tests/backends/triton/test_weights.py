@@ -121,6 +121,8 @@ SIZES = [(None, None), (8, 2)]
 @pytest.mark.parametrize("name", CASES)
 def test_layers_of_all_kinds(name: str, tile: int | None, programs: int | None) -> None:
     """In one program, and in several with loops."""
+    if tile and name == "sliced":
+        tile = 1024  # of a state of 32,768 entries: the interpreter takes a while for each program
     assert_like_pytorch(CASES[name].text, tile, programs, CASES[name].budget)
 
 
@@ -190,8 +192,9 @@ def test_awkward_layers(name: str, tile: int | None, programs: int | None) -> No
 IN_PASSES = {
     **{
         name: (CASES[name].text, 16)
-        for name in ("mera", "groups", "wall", "tree", "drawn", "recomputed", "sliced")
+        for name in ("mera", "groups", "wall", "tree", "drawn", "recomputed")
     },
+    "sliced": (CASES["sliced"].text, 2048),
     **{name: (CASES[name].text, 8) for name in ("contract", "conv", "transposed")},
     **{name: (AWKWARD[name], 8) for name in ("large and odd", "ones, hidden")},
     "trained numbers": (
