@@ -261,7 +261,7 @@ class Fused:
             *fixed.lines,
             f"{pointers[1]} += {share}",
             f"at = {where[1](fixed)}",
-            f"tl.store({where[0](pointers[1])} + at, {total}, mask={fixed.mask()})",
+            self.places.store(where[0](pointers[1]), total, fixed.mask()),
         ]
         return self._view(*named, pointers, body, writer)
 
@@ -295,7 +295,7 @@ class Fused:
             *(f"    {line}" for line in (*places.output_rows(first), *lines)),
             f"    x = {load}",
             f"    at = {places.outputs(rows)}",
-            f"    dy = tl.load({gradients} + at, mask={rows.mask()}, other=0.0)",
+            f"    dy = {places.load(gradients, rows.mask())}",
             "    # dW = dY^T X",
             "    dy, x = _tile_rounded(DOT, dy), _tile_rounded(DOT, x.to(dy.dtype))",
             f"    g += tl.dot(tl.trans(dy), x, input_precision=DOT, out_dtype={COMPUTE})",

@@ -130,7 +130,7 @@ class Places:
             lines.append(f"p{k} = {place}")
             mask += f" & (p{k} >= 0) & (p{k} < size{k})"
         lines += [f"at = {self.inputs(side, '')}", f"there = {mask}"]
-        return lines, f"tl.load({self.inputs_from('input_ptr')} + at, mask=there, other=0.0)"
+        return lines, self.load(self.inputs_from("input_ptr"), "there")
 
     def covering(self, side: Side) -> tuple[list[str], str]:
         """Lines and a value: for each input position gradients of the outputs that it reaches."""
@@ -148,4 +148,20 @@ class Places:
                 mask = "there"
             mask += f" & (o{k} < out{k})"
         lines += [f"at = {self.outputs(side, '')}", f"there = {mask}"]
-        return lines, f"tl.load({self.outputs_from('gradient_ptr')} + at, mask=there, other=0.0)"
+        return lines, self.load(self.outputs_from("gradient_ptr"), "there")
+
+    def load(self, pointer: str, mask: str) -> str:
+        """The entries that stand `at` places, if they exist."""
+        if not self.axes:
+            return f"tl.load({pointer} + at, mask={mask}, other=0.0)"
+        return f"tl.trans(tl.load({pointer} + tl.trans(at), mask=tl.trans({mask}), other=0.0))"
+
+    def store(self, pointer: str, value: str, mask: str) -> str:
+        """A line that writes there.
+
+        Positions of an image are neighbours in memory, which Triton cannot tell of numbers that
+        are divided by its size: as the last axis they are those of neighbouring threads.
+        """
+        if not self.axes:
+            return f"tl.store({pointer} + at, {value}, mask={mask})"
+        return f"tl.store({pointer} + tl.trans(at), tl.trans({value}), mask=tl.trans({mask}))"
