@@ -151,7 +151,7 @@ def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "
         attrs={(names.index(n),): [["tt.divisibility", 16]] for n in pointers},
     )
     options = {"num_warps": case.view.warps, "enable_fp_fusion": True, "num_stages": 1}
-    options |= {"maxnreg": 255}  # as modules launch them
+    options |= {"maxnreg": case.view.most_registers}  # as modules launch them
     begin = _processor_seconds()
     with _always_compiled():
         found = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
@@ -189,9 +189,12 @@ def versions() -> dict[str, str]:
     """Those of Triton and of its `ptxas`."""
     import triton
 
-    said = subprocess.run([_tool("ptxas"), "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"V([\d.]+)", said)
-    return {"triton": triton.__version__, "ptxas": found[1] if found else ""}
+    found = {"triton": triton.__version__}
+    for tool in sorted(_tool("ptxas").parent.glob("ptxas*")):  # newer GPUs have one of their own
+        said = subprocess.run([tool, "--version"], capture_output=True, text=True).stdout
+        version = re.search(r"V([\d.]+)", said)
+        found[tool.name] = version[1] if version else ""
+    return found
 
 
 def _tool(name: str) -> Path:

@@ -104,7 +104,7 @@ class FusedView:
     def launched(self, kernel: KernelView, tiles: str) -> tuple[str, ...]:
         """All that a kernel is given, each program having so many tiles."""
         block = f"BATCH={kernel.batch}" if kernel is self.adjoint else "BATCH=size"
-        options = (block, f"num_warps={kernel.warps}", "**options")
+        options = (block, *kernel.compiled)
         batch = "rows" if kernel is self.inputs else "batch"
         return (*launched(kernel, self.kernels.state, tiles=tiles, batch=batch), *options)
 

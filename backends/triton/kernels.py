@@ -11,7 +11,7 @@ from tncompile.emit.stage import identifier
 from tncompile.emit.text import wrapped
 from tncompile.graph.ir import Stage
 from tncompile.plan.kernels import KernelPlan
-from tncompile.plan.occupancy import Footprint
+from tncompile.plan.occupancy import MOST_REGISTERS, Footprint
 from tncompile.plan.schedule import Ref
 
 from .activations import elementwise
@@ -42,6 +42,18 @@ class KernelView:
     def warps(self) -> int:
         """Warps of a program."""
         return self.taken[self.batch].warps
+
+    @property
+    def most_registers(self) -> int:
+        """Registers of a thread that the compiler may take."""
+        return self.taken[self.batch].most
+
+    @property
+    def compiled(self) -> tuple[str, ...]:
+        """What a launch says of how it is compiled."""
+        fewer = self.most_registers < MOST_REGISTERS
+        options = f"_fewer(options, {self.most_registers})" if fewer else "options"
+        return f"num_warps={self.warps}", f"**{options}"
 
     @property
     def batch(self) -> int:

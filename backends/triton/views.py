@@ -104,8 +104,8 @@ class LayerView:
 
     def launch(self, kernel: KernelView, grid: str, *more: str, **given: str) -> str:
         """A line that launches a kernel on a grid; `given` are tensors of other names."""
-        options = (*more, f"num_warps={kernel.warps}", "**options")
-        return call(f"{kernel.name}[{grid}](", (*launched(kernel, self.state, **given), *options))
+        options = (*launched(kernel, self.state, **given), *more, *kernel.compiled)
+        return call(f"{kernel.name}[{grid}](", options)
 
     @property
     def forward_lines(self) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ MOST_PARTS = 2**12
 # Registers that a thread can have, and as many as a plan may count on: predictions are not exact.
 MOST_REGISTERS = 255
 SAFE_REGISTERS = 238
+# With so many two programs of eight warps share a multiprocessor: one runs while the other waits.
+# A compiler can do with fewer registers than it would take, as long as it is not with many fewer.
+HALF_REGISTERS, LEFT_OUT = 128, 1.3
 # Shared memory that a program may take on all of NVIDIA's GPUs since the A100.
 MOST_SHARED = 99 * 1024
 _THREADS = 32
@@ -140,12 +143,14 @@ class Steps:
 class Footprint:
     """What each program of a kernel takes, as far as can be told before it is compiled.
 
-    `registers` are those of a thread, more than `MOST_REGISTERS` where some would spill.
+    `registers` are those of a thread, more than `MOST_REGISTERS` where some would spill. The
+    compiler may take as many as `most`.
     """
 
     warps: int
     registers: int
     shared_bytes: int
+    most: int = MOST_REGISTERS
 
     @property
     def fits(self) -> bool:
@@ -188,9 +193,15 @@ def footprint(
     met = 0 if meeting is None else 4 * found[-1].operands
     weights = _weights(kernel, looped, meeting, bool(stages))
     counts = _counts(kernel, stages, warps, meeting, copied)
+    registers = round(sum(weight * counts[name] for name, weight in weights.items()))
+    most = MOST_REGISTERS
+    shares = kernel in (Kernel.READOUT, Kernel.PASS) and warps == 8
+    if shares and registers <= LEFT_OUT * HALF_REGISTERS:
+        most, registers = HALF_REGISTERS, min(registers, HALF_REGISTERS)
     return Footprint(
         warps=warps,
-        registers=round(sum(weight * counts[name] for name, weight in weights.items())),
+        registers=registers,
+        most=most,
         shared_bytes=max(
             max((4 * p.operands for p in found if p.inner >= LEAST_SUM), default=0),
             max((4 * _moved(kernel, stage) for stage in stages), default=0),
