@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tncompile.backends.triton import views
 from torch import Tensor, nn
 
 from tests.backends.triton.interpreter import (
@@ -178,6 +179,28 @@ def test_tile_by_tile(name: str, count: int, monkeypatch: pytest.MonkeyPatch) ->
     assert_tiled(TILED[name], count, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("texts", "name", "way"),
+    [
+        (TILED, "square", "tiled"),
+        (GROUPED, "rows of a convolution", "tiled"),
+        (JOINED, "cut", "joined"),
+    ],
+)
+def test_programs_share_a_large_batch(
+    texts: dict[str, str], name: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients of the cores from parts of a batch; the last part is smaller than the others."""
+    monkeypatch.setattr(views, "SPLIT", 16)
+    module, layer = made(f"{texts[name]}# in parts\n", monkeypatch)
+    x = inputs(layer, 37)
+    with launches() as found:
+        result = run(layer, way, x)
+    splits = [launch.grid[1] for launch in found if launch.kernel.endswith("_fused_adjoint")]
+    assert min(splits) >= 2
+    assert worst(result, by_torch(module, layer, x)) < 1e-12
+
+
 @pytest.mark.parametrize("name", GROUPED)
 def test_tile_by_tile_in_groups(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program makes tiles of one row group, and reads the channels of one group of them."""
@@ -284,3 +307,8 @@ def test_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.library.opcheck(backward, (torch.randn_like(output), kept, tensors, True))
     compiled_layer: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled_layer(x), layer(x))
+    for count, wanted in enumerate((False, True)):
+        x = inputs(layer, 3 + count).detach().requires_grad_(wanted)
+        with launches() as run_kernels:
+            compiled_layer(x).sum().backward()
+        assert ("_a_fused_inputs" in {launch.kernel for launch in run_kernels}) == wanted
