@@ -263,36 +263,36 @@ def _weights(
     if meeting is not None:
         return _ADJOINT_MET if kernel.backward else _PARTED if meeting.parted else _MET
     if kernel is Kernel.TRUNK:
-        return {"one": 9, "held": 0.8, "inside": 2.3}
+        return {"one": 7.1, "held": 0.82, "inside": 2.3}
     if kernel is Kernel.TRUNK_ADJOINT:
         copies = {"one": 10.4, "copied": 1.2}
-        return {"one": 37.6, "held": 0.59, "inside": 1.11} if steps else copies
+        return {"one": 30.9, "held": 0.4, "inside": 2.3} if steps else copies
     if looped:
         return _ADJOINT_LOOP if kernel.backward else _LOOP
     return _ADJOINT_TILE if kernel.backward else _TILE
 
 
-_TILE = {"held": 0.51, "loads": 2.2, "contract": 26.8}
+_TILE = {"held": 0.4, "loads": 2.5, "state": 1.4, "contract": 33.5}
 _LOOP = {"one": 38.7, "result": 5.67, "kept": 2.7, "contract": 9.3}
-_ADJOINT_TILE = {"one": 30.7, "held": 0.49, "state": 3.6, "loads": 5.6, "contract": 11.3}
+_ADJOINT_TILE = {"one": 43.6, "held": 0.4, "state": 2.0, "loads": 8.4, "contract": 15.2}
 _ADJOINT_LOOP = {"one": 142.5, "held": 0.19, "outside": 0.57, "result": 1.46, "contract": 76.9}
-_MET = {"one": 96.4, "inside": 5.63, "loads": 2.44, "kept": 0.35, "spread": 38.3}
+_MET = {"one": 96, "inside": 5.1, "loads": 1.5, "kept": 0.94, "spread": 14.7}
 _PARTED = {
-    "one": 22.1,
-    "held": 0.2,
-    "inside": 10.0,
-    "loads": 2.04,
-    "result": 1.57,
-    "kept": 1.35,
-    "spread": 13.8,
+    "one": 30.4,
+    "held": 0.1,
+    "inside": 9.3,
+    "loads": 1.9,
+    "result": 1.9,
+    "kept": 1.28,
+    "spread": 19.7,
 }
 _ADJOINT_MET = {
-    "one": 44.6,
-    "held": 0.36,
-    "inside": 1.96,
-    "loads": 4.06,
-    "kept": 2.54,
-    "spread": 10.8,
+    "one": 52.2,
+    "held": 0.2,
+    "inside": 0.87,
+    "loads": 5.6,
+    "kept": 4.0,
+    "spread": 31,
 }
 
 

@@ -195,8 +195,7 @@ def too_large(stage: Stage, schedule: ChipSchedule) -> str:
 
 def weight_legs(layer: Layer) -> tuple[Index, ...]:
     """The outgoing legs of a layer in the order of its weight, slowest first."""
-    place = {mode: k for k, mode in enumerate(layer.modes.places)}
-    return tuple(layer.stages[-1].outgoing[place[m]] for m in range(layer.modes.order))
+    return layer.stages[-1].outgoing
 
 
 def blocks(stage: Stage, order: Sequence[Index], size: int, cap: int = 2**62) -> dict[str, int]:

@@ -31,6 +31,17 @@ TILED = {
         "layer a : Linear(54, 48) from aTTN(latent = 3)"
         " { modes = [o as (2, 2, 2, 2, 3), i as (2, 3, 3, 3)]  activation = swish }"
     ),
+    "columns first": (
+        "layer a : Linear(48, 64) from aTTN(latent = 3)"
+        " { modes = [i as (2, 2, 2, 2, 3), o by 2]  activation = swish }"
+    ),
+    "interleaved": (
+        "layer a : Linear(64, 32) from TTN(latent = 3) { modes = [interleave(o by 2, i by 2)] }"
+    ),
+    "kernel first": (
+        "layer a : Conv2d(16, 24, 3, padding = 1) from TTN(latent = 3)"
+        " { modes = [h, w, i by 2, o as (2, 2, 2, 3)]  activation = gelu }"
+    ),
     "joint": "layer a : QKV(16, 2) from TTN(latent = 3) { modes = [o as (3, 2, 2, 2, 2), i by 2] }",
     "convolution": (
         "layer a : Conv2d(16, 24, 3, padding = 1, stride = 2) from TTN(latent = 3)"
@@ -87,6 +98,9 @@ BY_WEIGHT = {
 # in groups.
 JOINED = {
     "cut": "layer a : Linear(256, 256) from TTN(latent = 4) { modes = fold(radix = 2) }",
+    "columns first": (
+        "layer a : Linear(256, 250) from aTTN(latent = 4) { modes = [i by 2, o by 2] }"
+    ),
     "along": "layer a : Linear(250, 240) from aTTN(latent = 4) { modes = [o by 2, i by 2] }",
     "convolution": (
         'layer a : Conv2d(16, 256, 2, padding = "same", dilation = 2) from TTN(latent = 4)'

@@ -172,6 +172,18 @@ AWKWARD = {
         "layer a : Linear(5, 4) from MERA(2) { modes = [o by 2, i by 2]  activation = elu }"
     ),
     "bond of one": _topology("root product(2)  repeat 2 { map all }", "Tensor(4)", "bond = 1"),
+    # Wires in another order than the modes of the weight.
+    "columns first": "layer a : Linear(12, 8) from TTN(3) { modes = [i by 2, o by 2] }",
+    "interleaved": "layer a : Linear(8, 27) from aTTN(2) { modes = [interleave(o by 3, i by 2)] }",
+    "interleaved in groups": (
+        "layer a : Linear(8, 24) from MERA(2) { groups = 3  modes = [interleave(i by 2, o by 2)] }"
+    ),
+    "kernel first": (
+        "layer a : Conv2d(4, 8, (3, 2)) from TTN(3) { modes = [h, w, i by 2, o by 2] }"
+    ),
+    "drawn, kernel between": (
+        "layer a : Conv1d(4, 6, 3) from TT(rank = 3) { modes = [i by 2, w, o as (2, 3)] }"
+    ),
     "shared": _topology(
         "root product(4)  shared map all  shared mix pairs from 1  shared mix pairs from 2"
     ),
