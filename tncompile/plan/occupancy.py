@@ -261,7 +261,8 @@ def _weights(
 ) -> Mapping[str, float]:
     """How many registers each of these counts takes, fitted to what kernels of the examples do."""
     if meeting is not None:
-        return _ADJOINT_MET if kernel.backward else _PARTED if meeting.parted else _MET
+        own = _ADJOINT_MET if kernel.backward else _MET[kernel, meeting.parted]
+        return dict(zip(_MEETING, own, strict=True))
     if kernel is Kernel.TRUNK:
         return {"one": 7.1, "held": 0.82, "inside": 2.3}
     if kernel is Kernel.TRUNK_ADJOINT:
@@ -276,24 +277,15 @@ _TILE = {"held": 0.4, "loads": 2.5, "state": 1.4, "contract": 33.5}
 _LOOP = {"one": 38.7, "result": 5.67, "kept": 2.7, "contract": 9.3}
 _ADJOINT_TILE = {"one": 43.6, "held": 0.4, "state": 2.0, "loads": 8.4, "contract": 15.2}
 _ADJOINT_LOOP = {"one": 142.5, "held": 0.19, "outside": 0.57, "result": 1.46, "contract": 76.9}
-_MET = {"one": 96, "inside": 5.1, "loads": 1.5, "kept": 0.94, "spread": 14.7}
-_PARTED = {
-    "one": 30.4,
-    "held": 0.1,
-    "inside": 9.3,
-    "loads": 1.9,
-    "result": 1.9,
-    "kept": 1.28,
-    "spread": 19.7,
+# Where a batch meets tiles; and whether few inputs leave room to make sums in parts.
+_MEETING = ("one", "held", "inside", "loads", "result", "kept", "spread")
+_MET = {
+    (Kernel.OUTPUTS, False): (117, 0, 4.9, 0.8, 0, 0.4, 0),
+    (Kernel.OUTPUTS, True): (25, 0.2, 12.5, 0.9, 1.5, 1.0, 55),
+    (Kernel.INPUTS, False): (69, 0.1, 5.6, 1.3, 0, 0.9, 12),
+    (Kernel.INPUTS, True): (40, 0, 8.4, 1.4, 2.5, 1.4, 10),
 }
-_ADJOINT_MET = {
-    "one": 52.2,
-    "held": 0.2,
-    "inside": 0.87,
-    "loads": 5.6,
-    "kept": 4.0,
-    "spread": 31,
-}
+_ADJOINT_MET = (52.2, 0.2, 0.87, 5.6, 0, 4.0, 31)
 
 
 def _moved(kernel: Kernel, stage: Steps) -> int:
