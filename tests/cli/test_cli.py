@@ -55,10 +55,26 @@ def test_compile_writes_whole_or_not_at_all(folder: Path) -> None:
     text = (folder / "good.py").read_text()
     assert "class FcWeight" in text
     (folder / "kept.py").write_text("kept")
-    assert run("compile", "bad.tn", "-o", "kept.py", cwd=folder).returncode == 1
+    assert run("compile", "bad.tn", "-o", "kept.py", "--force", cwd=folder).returncode == 1
     assert (folder / "kept.py").read_text() == "kept"
     assert run("compile", "good.tn", "-o", "no/such/folder.py", cwd=folder).returncode == 1
     assert sorted(p.name for p in folder.iterdir()) == ["bad.tn", "good.py", "good.tn", "kept.py"]
+
+
+def test_compile_keeps_what_it_did_not_write(folder: Path) -> None:
+    """A module that somebody wrote beside `good.tn`; --force tells that it may go."""
+    (folder / "good.py").write_text("import torch\n")
+    for output in ((), ("-o", "good.py")):
+        refused = run("compile", "good.tn", *output, cwd=folder)
+        assert refused.returncode == 2
+        assert "good.py is there already, and tncompile did not make it" in refused.stderr
+        assert "-o" in refused.stderr
+    assert (folder / "good.py").read_text() == "import torch\n"
+    assert run("compile", "good.tn", "--check", cwd=folder).returncode == 1
+    assert run("compile", "good.tn", "--force", cwd=folder).returncode == 0
+    assert "class FcWeight" in (folder / "good.py").read_text()
+    (folder / "empty.py").touch()
+    assert run("compile", "good.tn", "-o", "empty.py", cwd=folder).returncode == 0
 
 
 def test_compile_twice_gives_the_same_bytes(folder: Path) -> None:
@@ -89,7 +105,7 @@ def test_outputs_never_replace_what_they_should_not(folder: Path) -> None:
         assert result.returncode == 2
         assert "is a source" in result.stderr
     assert (folder / "lib.tn").read_text() == "let k = 3\n"
-    (folder / "real.py").write_text("old")
+    (folder / "real.py").touch()
     (folder / "link.py").symlink_to("real.py")
     assert run("compile", "good.tn", "-o", "link.py", cwd=folder).returncode == 0
     assert (folder / "link.py").is_symlink()

@@ -73,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     compiling.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if OUT.py is not up to date"
     )
+    compiling.add_argument(
+        "--force", action="store_true", help="write over OUT.py even if tncompile did not make it"
+    )
     _add_definitions(compiling)
     _add_planning(compiling)
 
