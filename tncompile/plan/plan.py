@@ -107,6 +107,10 @@ def make_plan(program: Program, findings: Findings, settings: Settings | None = 
     return Plan(program, settings.profile, tuple(plans))
 
 
+# Searches for smaller slices after the last that took less memory.
+_PATIENCE = 4
+
+
 class _Sliced(NamedTuple):
     """A layer whose trees are sliced so that it fits."""
 
@@ -178,13 +182,15 @@ class _LayerPlanner:
     def _sliced(self, choices: list[Choice], whole: Recomputation) -> _Sliced:
         """The contraction trees of the layer sliced to smaller and smaller tensors.
 
-        The first that fits, or else what needs the least.
+        The first that fits, or else what needs the least. Each is a search: where smaller tensors
+        have not helped for a while, something else takes the memory.
         """
         best = _Sliced(choices, whole.tape, whole.parts, whole)
         least = whole.peak(whole.least())
         trees = [k for k, c in enumerate(choices) if c.decision.path is not None]
         largest = max((_largest_step(choices[k].schedule) for k in trees), default=1)
-        while largest > 1:
+        in_vain = 0
+        while largest > 1 and in_vain < _PATIENCE:
             largest //= 2
             found = list(choices)
             for number in trees:
@@ -193,7 +199,9 @@ class _LayerPlanner:
             tape, parts = generator_tape(self.layer, [c.schedule for c in found])
             recomputation = Recomputation(tape, parts, self.machine, self.layer.modes.entries)
             peak = recomputation.peak(recomputation.least())
+            in_vain += 1
             if peak < least:
+                in_vain = 0
                 best, least = _Sliced(found, tape, parts, recomputation), peak
             if peak <= self.room:
                 break
