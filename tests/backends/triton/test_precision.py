@@ -236,11 +236,15 @@ def test_products_and_fusion_are_told(
         return run_kernel(self, *args, **options)
 
     monkeypatch.setattr(InterpretedFunction, "run", listened)
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: allowed)
     module, cores = small("elu")
     weight = module.AWeight(dtype=getattr(torch, dtype))
     weight.load_state_dict(cores)
-    run(weight, torch.ones(64))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        run(weight, torch.ones(64))
+    finally:
+        torch.set_float32_matmul_precision(before)
     assert len(told) == 5
     for options in told:
         assert options["DOT"] == product
