@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from tncompile.plan.occupancy import CHUNK, Kernel
 from tncompile.plan.schedule import (
-    CoreMatrix,
-    CoreTensor,
     Ref,
     State,
     needed_values,
@@ -19,7 +18,10 @@ from tncompile.plan.tiles import padded
 from .activations import Elementwise
 from .chip import Chip, Pull
 from .kernels import KernelView, LayerKernels, flat, store
+from .layouts import is_core
 from .passes import pass_totals
+
+_ROOM = 32  # registers of a thread for cores that are read before they are needed
 
 
 def trunk(kernels: LayerKernels) -> KernelView | None:
@@ -31,9 +33,11 @@ def trunk(kernels: LayerKernels) -> KernelView | None:
     sizes = [size for chip in plan.trunk for size in kernels.sizes(chip.stage)]
     sizes.append(("kept_ptr", kernels.layout.kept))
     body = kernels.of_group(sizes, 0)
-    for chip, activation in zip(plan.trunk, kernels.activations, strict=False):
-        body += [f"# Layer {chip.stage.number}: {kernels.statements(chip.stage)}"]
-        body += _forward(kernels, Chip(chip, kernels.parameters, used), activation)
+    writers = [Chip(chip, kernels.parameters, used) for chip in plan.trunk]
+    body += _cores(writers, plan.footprints[Kernel.TRUNK].warps)
+    for writer, activation in zip(writers, kernels.activations, strict=False):
+        body += [f"# Layer {writer.chip.stage.number}: {kernels.statements(writer.chip.stage)}"]
+        body += _forward(kernels, writer, activation)
     return kernels.view(
         "trunk",
         "All hidden layers, with the state on chip; what their adjoint reads is kept.",
@@ -45,6 +49,18 @@ def trunk(kernels: LayerKernels) -> KernelView | None:
     )
 
 
+def _cores(writers: Sequence[Chip], warps: int) -> Iterator[str]:
+    """The first cores, as many as there is room for: to read all at once takes as long as one."""
+    threads = 32 * warps
+    room = _ROOM * threads
+    for writer in writers:
+        for ref, step in enumerate(writer.steps):
+            if is_core(step):
+                room -= max(math.prod(step.shape), threads)
+                if room >= 0:
+                    yield from writer.load(ref)
+
+
 def _forward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> Iterator[str]:
     """One hidden stage."""
     number, steps = writer.chip.stage.number, writer.steps
@@ -52,6 +68,7 @@ def _forward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> It
     for ref, step in enumerate(steps):
         if isinstance(step, State):
             writer.name(ref)  # the result of the stage before
+        if ref in writer.names:
             continue
         yield from writer.run([ref])
         if ref in writer.chip.kept:
@@ -85,9 +102,13 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
         used.add(size)
         start = layout.sums[0].state
         body += [f"dx{len(plan.trunk)} = tl.load({totals[0]} + {start} + r{size})"]
-    for chip, activation in reversed([*zip(plan.trunk, kernels.activations, strict=False)]):
-        body += [f"# Layer {chip.stage.number}: {kernels.statements(chip.stage)}"]
-        body += _backward(kernels, Chip(chip, kernels.parameters, used), activation)
+    writers = [Chip(chip, kernels.parameters, used) for chip in plan.trunk]
+    own = [Pulled()]
+    for writer, activation in reversed([*zip(writers, kernels.activations, strict=False)]):
+        own += _backward(kernels, writer, activation)
+    for step, following in zip(own, [*own[1:], Pulled()], strict=True):
+        body += following.loads  # memory answers during the step before
+        body += step.lines
     title = "The gradients of all cores" if plan.trunk else "The gradients of the cores"
     return kernels.view(
         "trunk_adjoint",
@@ -129,56 +150,69 @@ def _summed_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:
         yield f"{indent}tl.store({pointer} + {at}, {value}{mask})"
 
 
-def _backward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> Iterator[str]:
+@dataclass(slots=True)
+class Pulled:
+    """A step backward: what it reads from memory, and the lines that follow."""
+
+    loads: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+def _backward(kernels: LayerKernels, writer: Chip, activation: Elementwise) -> Iterator[Pulled]:
     """The adjoint of one hidden stage: what it reads was kept, or is a core."""
     number, steps, layout = writer.chip.stage.number, writer.steps, kernels.layout
     _, size = flat(writer, len(steps) - 1, "")
     reads_z = activation.reads == "z"
     start = layout.values[number, -1] if reads_z else layout.states[number - 1]
     source = f"z{number}" if reads_z else f"x{number}"
-    yield f"{source} = tl.load(kept_ptr + {start} + r{size})"
+    now = Pulled([f"{source} = tl.load(kept_ptr + {start} + r{size})", *activation.loads()])
+    now.lines += [f"# Layer {number}: {kernels.statements(writer.chip.stage)}"]
     given = f"dx{number}", f"z{number}", f"x{number}"
     dz = f"dz{number}"
-    yield from activation.loads()
-    yield from activation.adjoint(*given, dz)
+    now.lines += activation.adjoint(*given, dz)
     for name, entry, total in activation.totals(*given):
         pointer = kernels.gradient(f"act{number}.{name}", activation.learnt[name])
-        yield f"tl.store({pointer}{f' + {entry}' if entry else ''}, {total})"
+        now.lines += [f"tl.store({pointer}{f' + {entry}' if entry else ''}, {total})"]
+    yield now
     needed, kept = needed_values(steps), {*writer.chip.kept}
     writer.name_all()
     pull = Pull(writer)
     pull.gradients[len(steps) - 1] = dz
     for ref in range(len(steps) - 1, -1, -1):
+        now = Pulled()
         for operand in operands(steps[ref]):  # read when it is needed, to be held no longer
             if operand in kept:
                 kept.discard(operand)
                 _, size = flat(writer, operand, "")
                 start = layout.values[number, operand]
-                yield f"{writer.names[operand]} = tl.load(kept_ptr + {start} + r{size})"
+                now.loads += [f"{writer.names[operand]} = tl.load(kept_ptr + {start} + r{size})"]
             elif operand in needed and isinstance(steps[operand], State):
                 _, size = flat(writer, operand, "")
                 start = layout.states[number - 2]
-                yield f"{writer.names[operand]} = tl.load(kept_ptr + {start} + r{size})"
+                now.loads += [f"{writer.names[operand]} = tl.load(kept_ptr + {start} + r{size})"]
             elif operand in needed and not operands(steps[operand]):
-                yield from writer.load(operand)
-        yield from pull.run([ref])
-    yield from _core_gradients(kernels, writer, pull)
+                now.loads += writer.load(operand)
+        now.lines += pull.run([ref])
+        if now.loads or now.lines:
+            yield now
+    now = Pulled(lines=[*_core_gradients(kernels, writer, pull)])
     state = next((r for r, s in enumerate(steps) if isinstance(s, State)), None)
     if state is not None:
-        yield f"dx{number - 1} = {flat(writer, state, pull.gradients[state])[0]}"
+        now.lines += [f"dx{number - 1} = {flat(writer, state, pull.gradients[state])[0]}"]
+    yield now
 
 
 def _core_gradients(kernels: LayerKernels, writer: Chip, pull: Pull) -> Iterator[str]:
     """Gradients of cores to memory; of a core in several places their sum."""
     uses: dict[tuple[str, int], list[Ref]] = {}
     for ref, step in enumerate(writer.steps):
-        if isinstance(step, CoreMatrix | CoreTensor):
+        if is_core(step):
             core = writer.chip.stage.cores[step.core]
             assert core.parameter is not None
             uses.setdefault((core.parameter, core.slot or 0), []).append(ref)
     for (name, _), refs in uses.items():
         step = writer.steps[refs[0]]
-        assert isinstance(step, CoreMatrix | CoreTensor)
+        assert is_core(step)
         found = writer.at(writer.dimensions(refs[0]), writer.chip.tile.offsets[step.core])
         parts = [f"tl.reshape({pull.gradients[ref]}, {step.shape})" for ref in refs]
         pointer = kernels.gradient(name, math.prod(kernels.parameters[name].shape))

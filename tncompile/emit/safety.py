@@ -31,6 +31,7 @@ _NODES: tuple[type[ast.AST], ...] = (
     ast.AugAssign,
     ast.Delete,
     ast.For,
+    ast.While,
     ast.If,
     ast.IfExp,
     ast.With,
