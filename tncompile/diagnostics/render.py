@@ -14,14 +14,19 @@ from tncompile.diagnostics.diagnostic import Diagnostic, Severity
 from tncompile.source import Span
 
 LINE_WIDTH = 100
+MOST_SHOWN = 50  # diagnostics: a mistake in a loop is made once, and found at every turn
 _STYLES = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "bold": "\x1b[1m", "blue": "\x1b[1;34m"}
 _RESET = "\x1b[0m"
 
 
 def render_all(diagnostics: Iterable[Diagnostic], color: bool = False) -> str:
-    """All diagnostics, a blank line between them, and a closing count."""
+    """Diagnostics with a blank line between them, and a closing count; of many the first errors."""
     found = list(diagnostics)
-    blocks = [render(d, color) for d in found]
+    first = sorted(range(len(found)), key=lambda k: found[k].severity is not Severity.ERROR)
+    shown = [found[k] for k in sorted(first[:MOST_SHOWN])]
+    blocks = [render(d, color) for d in shown]
+    if len(found) > len(shown):
+        blocks.append(f"... and {len(found) - len(shown):,} more\n")
     counts = [
         f"{n} {severity}{'s' if n > 1 else ''}"
         for severity in Severity

@@ -135,6 +135,19 @@ class NotSmaller(Diagnostic):
 
 
 @dataclass(frozen=True)
+class NoEffect(Diagnostic):
+    """A setting that changes nothing about its layer."""
+
+    code: ClassVar = "W0303"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = "`{setting}` has no effect on layer `{name}`"
+    label: ClassVar = "{reason}"
+    setting: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class InTopology(Diagnostic):
     """A fault of a topology, shown with the layer whose use of it brought it out."""
 

@@ -156,6 +156,7 @@ class _LayerBuilder:
             topology_span=self.node.source.span,
         )
         self._warn(layer)
+        self._warn_of_settings(layer, network, isinstance(source.node, ast.Topology))
         return layer
 
     def _generator(
@@ -284,6 +285,23 @@ class _LayerBuilder:
         if "replaces" not in self.settings:
             return None
         return self.scope.string(self.settings["replaces"], "`replaces`")
+
+    def _warn_of_settings(self, layer: Layer, network: Generator, is_topology: bool) -> None:
+        """Settings that a user means to change something with, but that nothing reads."""
+        activated = any(stage.activation is not None for stage in layer.stages)
+        unread = {
+            "activation": (
+                not activated and self._activation().name != "identity",
+                "it stands between stages, and there is one",
+            ),
+            "bond": (not network.bond_read, "every wire is given another size"),
+            "init": (not is_topology, "tensors of a network start by a rule of their own"),
+            "batch": (layer.target.kind == "tensor", "a tensor is applied to nothing"),
+        }
+        for name, (no_effect, reason) in unread.items():
+            if no_effect and name in self.settings:
+                span = self.settings[name].span
+                self.findings.add(target_errors.NoEffect(span, name, layer.name, reason))
 
     def _warn(self, layer: Layer) -> None:
         modes, given = layer.modes, self.settings.get("modes")

@@ -29,6 +29,7 @@ class Generator:
 
     parameters: tuple[Parameter, ...]
     stages: tuple[Stage, ...]
+    bond_read: bool  # whether some wire has the size `bond`
 
 
 def assemble(
@@ -57,6 +58,7 @@ class _Assembly:
         self.modes = modes
         self.depth = max(row.layers, 1)
         self.parameters: list[Parameter] = []
+        self.bond_read = False
         self.indices = self._indices(self._sizes(modes, bond))
         self.letters: dict[tuple[int, str], int] = {}
 
@@ -88,7 +90,7 @@ class _Assembly:
             assert self.row.root_node is not None
             reason = "nothing to train: the root is constant and no core follows"
             fail(errors.RootMisplaced(self.row.root_node.span, self.call, reason))
-        return Generator(tuple(self.parameters), tuple(stages))
+        return Generator(tuple(self.parameters), tuple(stages), self.bond_read)
 
     # Sizes -----------------------------------------------------------------------------
 
@@ -98,11 +100,13 @@ class _Assembly:
         sizes = dict(zip(self.row.end, modes.placed, strict=True))
         for gate in reversed(self.row.gates):
             for wire in gate.outputs:
+                self.bond_read |= wire not in sizes
                 sizes.setdefault(wire, bond)
             if gate.kind is CoreKind.MIX:
                 sizes |= zip(gate.inputs, (sizes[w] for w in gate.outputs), strict=True)
         rank = self.row.root_rank
         for wire in self.row.root:
+            self.bond_read |= wire not in sizes and not rank
             size = sizes.setdefault(wire, rank or bond)
             if rank and size != rank:
                 assert self.row.root_node is not None

@@ -38,6 +38,7 @@ class _Wiring:
     def __init__(self, drawing: Drawing, legs: Legs, bond: int, activation: Activation) -> None:
         self.drawing, self.call = drawing, drawing.call
         self.legs, self.bond, self.activation = legs, bond, activation
+        self.bond_read = False
         self.depth = len(drawing.stages)
         self.found: list[Diagnostic] = []
         self.places: dict[Name, tuple[str, int]] = {}  # the parameter and slot of a tensor
@@ -62,7 +63,7 @@ class _Wiring:
             span = stage.tensors[0].span
             stages.append(Stage(number, incoming, cores, outgoing, followed, span))
             incoming = outgoing
-        return Generator(tuple(self.parameters), tuple(stages))
+        return Generator(tuple(self.parameters), tuple(stages), self.bond_read)
 
     # Checks ----------------------------------------------------------------------------
 
@@ -169,6 +170,7 @@ class _Wiring:
                 if first.size != use.size:
                     self._two_sizes(use, first.size, first.span, f"size {first.size}")
                 sizes[use.name] = first.size
+        self.bond_read |= any(use.name not in sizes for use in uses)
         return {use.name: sizes.get(use.name, self.bond) for use in uses}
 
     def _all_uses(self, stage: DrawnStage) -> list[Use]:
