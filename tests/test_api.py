@@ -42,6 +42,12 @@ def test_errors_and_warnings_reach_python() -> None:
         tncompile.compile(TEXT, budget=100)
 
 
+@pytest.mark.parametrize("source", [None, 3, b"layer"])
+def test_what_is_no_source_is_said_to_be_none(source: object) -> None:
+    with pytest.raises(TypeError, match="neither a path nor the text of"):
+        tncompile.compile(source)  # type: ignore[arg-type]
+
+
 def test_unknown_attributes_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         tncompile.nonsense  # noqa: B018

@@ -97,7 +97,10 @@ def source_from(path_or_text: str | os.PathLike[str]) -> SourceFile:
 
     Raises:
         DiagnosticError: E0101, E0102 for a path.
+        TypeError: it is neither.
     """
+    if not isinstance(path_or_text, str | os.PathLike):
+        raise TypeError(f"{path_or_text!r} is neither a path nor the text of a .tn file")
     if isinstance(path_or_text, os.PathLike) or path_or_text.endswith(".tn"):
         return read(Path(path_or_text))
     return SourceFile("<text>", path_or_text)

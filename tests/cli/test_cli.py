@@ -77,6 +77,17 @@ def test_compile_keeps_what_it_did_not_write(folder: Path) -> None:
     assert run("compile", "good.tn", "-o", "empty.py", cwd=folder).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "module"), [("my-net", "my_net"), ("2nd.try", "_2nd_try"), ("class", "_class")]
+)
+def test_modules_have_names_that_can_be_imported(folder: Path, name: str, module: str) -> None:
+    (folder / f"{name}.tn").write_text(GOOD)
+    done = run("compile", f"{name}.tn", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"tncompile: the module is {module}.py, since no import finds {name}.py\n"
+    assert "class FcWeight" in (folder / f"{module}.py").read_text()
+
+
 def test_compile_twice_gives_the_same_bytes(folder: Path) -> None:
     outputs = [
         run("compile", "good.tn", "-o", "-", cwd=folder, PYTHONHASHSEED=seed).stdout

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import keyword
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -100,7 +102,7 @@ def compile(given: argparse.Namespace) -> int:
         source = read_source(given.file)
         output = given.output
         if output is None:
-            output = "-" if given.file == "-" else str(Path(given.file).with_suffix(".py"))
+            output = "-" if given.file == "-" else _module_path(Path(given.file))
         compiled = compile_source(source, options(given), _emitted(output))
         show(compiled.warnings)
         if not given.check:
@@ -113,6 +115,16 @@ def compile(given: argparse.Namespace) -> int:
         return 0
 
     return guarded(run)
+
+
+def _module_path(file: Path) -> str:
+    """Where a file's module goes: beside it, under its name made one that can be imported."""
+    name = re.sub(r"\W", "_", file.stem)
+    if not name.isidentifier() or keyword.iskeyword(name):
+        name = f"_{name}"
+    if name != file.stem:
+        say(f"the module is {name}.py, since no import finds {file.stem}.py")
+    return str(file.with_name(f"{name}.py"))
 
 
 def _emitted(output: str) -> str:
