@@ -101,6 +101,11 @@ class Lab:
         runs = {kind: Run(quick, 0, clock=clock) for kind, clock in clocks.items()}
         return cls(quick, "cuda", torch.cuda.get_device_name(), runs=runs)
 
+    @classmethod
+    def bare(cls, quick: bool) -> Lab:
+        """The same without clocks."""
+        return cls(quick, "cuda" if torch.cuda.is_available() else "cpu", "")
+
     def target(self, backend: str, dtype: torch.dtype) -> Target:
         """What to compile for it."""
         return Target(backend, "h200" if self.device == "cuda" else "cpu", self.device, dtype)

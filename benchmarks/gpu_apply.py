@@ -45,7 +45,7 @@ def apply_rows(lab: Lab) -> Iterator[dict[str, Any]]:
     for decoder, dtype in layer_cases(lab.quick):
         what = f"apply {decoder.kind}, {dtype_name(dtype)}"
         with lab.trying(what):
-            ways = _ways(decoder, dtype, lab)
+            ways = ways_of(decoder, dtype, lab)
             for batch in batches(lab.quick):
                 words = f"{what}, batch {batch}"
                 if not lab.late(words):
@@ -94,7 +94,7 @@ def _layer(backend: str, decoder: Decoder, dtype: torch.dtype, lab: Lab) -> Any:
     return decoder.layer(lab.target(backend, dtype))
 
 
-def _ways(decoder: Decoder, dtype: torch.dtype, lab: Lab) -> Mapping[str, Way]:
+def ways_of(decoder: Decoder, dtype: torch.dtype, lab: Lab) -> Mapping[str, Way]:
     """How to apply the layer, with the tensors to differentiate by; all but dense are equal."""
     ours, theirs = (_layer(backend, decoder, dtype, lab) for backend in (TRITON, TORCH))
     theirs.load_state_dict(ours.state_dict())

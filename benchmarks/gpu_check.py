@@ -79,7 +79,7 @@ def _row(path: Path, precision: Precision, lab: Lab) -> dict[str, Any]:
     rounded = {k: v.to(precision.dtype) for k, v in cores.items()}
     pulled = upstream.to(precision.dtype)
     exact = _results(path, THEIRS, lab, torch.float64, rounded, pulled)
-    with _matmul(precision.matmul):
+    with matmul(precision.matmul):
         found = {
             backend: _results(path, backend, lab, precision.dtype, rounded, pulled)
             for backend in (OURS, THEIRS)
@@ -101,6 +101,14 @@ def _row(path: Path, precision: Precision, lab: Lab) -> dict[str, Any]:
         "ratios": ratios,
         "ratio": float(np.max(list(ratios.values()))),  # not a number where one is not
     }
+
+
+def run_once(path: Path, dtype: torch.dtype, lab: Lab) -> None:
+    """The weight of a case and its gradients, made once by kernels."""
+    data = np.load(path.with_suffix(".npz"))
+    cores = {k: v for k, v in data.items() if not k.startswith(("out", "grad."))}
+    given = {k: torch.from_numpy(v).to(dtype) for k, v in cores.items()}
+    _results(path, OURS, lab, dtype, given, torch.from_numpy(data["out_bar"]).to(dtype))
 
 
 def _results(
@@ -145,7 +153,7 @@ def _worst(errors: Mapping[str, float], what: str) -> float:
 
 
 @contextmanager
-def _matmul(precision: str) -> Iterator[None]:
+def matmul(precision: str) -> Iterator[None]:
     """How PyTorch multiplies float32, and with it the kernels."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)

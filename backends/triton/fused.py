@@ -19,7 +19,7 @@ from tncompile.plan.fused import (
     apart_legs,
     side_modes,
 )
-from tncompile.plan.occupancy import Kernel
+from tncompile.plan.products import Kernel
 from tncompile.plan.tiles import Place
 from tncompile.plan.tiling import ChipStage, weight_legs
 

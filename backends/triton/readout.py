@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from tncompile.plan.occupancy import Kernel
+from tncompile.plan.products import Kernel
 from tncompile.plan.tiles import Place
 
 from .addresses import Address, leg_axis, times

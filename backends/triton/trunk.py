@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tncompile.plan.occupancy import CHUNK, Kernel
+from tncompile.plan.products import Kernel
+from tncompile.plan.registers import CHUNK
 from tncompile.plan.schedule import (
     Ref,
     State,

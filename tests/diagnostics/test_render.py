@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from tncompile.diagnostics import Diagnostic, render_all
+import pytest
+
+from tncompile.diagnostics import Diagnostic, DiagnosticError, render_all
 from tncompile.diagnostics.names import DefinedTwice
 from tncompile.diagnostics.render import MOST_SHOWN
 from tncompile.diagnostics.topology import NotSmaller
+from tncompile.driver import read_program
 from tncompile.source import SourceFile, Span
 
 SPAN = Span(SourceFile("a.tn", "layer a"), 0, 5)
@@ -30,3 +33,15 @@ def test_warnings_hide_no_error() -> None:
     assert text.count("error[") == 1
     assert text.count("warning[") == MOST_SHOWN - 1
     assert text.endswith(f"1 error, {2 * MOST_SHOWN} warnings\n")
+
+
+def test_a_definition_is_shown_with_the_first_layer_that_uses_it() -> None:
+    text = "".join(
+        f"layer {name} : Linear(64, 64) from PEPS(height = 5, rank = 2)\n" for name in "ab"
+    )
+    with pytest.raises(DiagnosticError) as caught:
+        read_program(text)
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0205"
+    assert [place.span.first.line for place in found.places()] == [1]
+    assert "used by this layer" in render_all([found])

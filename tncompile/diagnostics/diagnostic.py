@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import ClassVar
 
@@ -33,7 +33,10 @@ class Related:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """Something to tell the user about one place of a source; span None if it has no place."""
+    """Something to tell the user about one place of a source; span None if it has no place.
+
+    `used_by` is the name of the first layer that brought it out, if the place is in none.
+    """
 
     code: ClassVar[str] = ""
     severity: ClassVar[Severity] = Severity.ERROR
@@ -42,6 +45,7 @@ class Diagnostic:
     registry: ClassVar[dict[str, type[Diagnostic]]] = {}
 
     span: Span | None
+    used_by: Span | None = field(default=None, kw_only=True, compare=False)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -69,6 +73,11 @@ class Diagnostic:
     def related(self) -> tuple[Related, ...]:
         """Other places worth a caret picture."""
         return ()
+
+    def places(self) -> tuple[Related, ...]:
+        """All of these, the layer last."""
+        users = () if self.used_by is None else (Related(self.used_by, "used by this layer"),)
+        return (*self.related(), *users)
 
     def _shown(self) -> dict[str, object]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -104,6 +113,9 @@ class Findings:
 
     def __iter__(self) -> Iterator[Diagnostic]:
         return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:

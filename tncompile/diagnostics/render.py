@@ -44,7 +44,7 @@ def render(diagnostic: Diagnostic, color: bool = False) -> str:
     head = style(f"{diagnostic.severity}[{diagnostic.code}]", str(diagnostic.severity))
     lines = [f"{head}: {style(printable(diagnostic.message()), 'bold')}"]
     pictures = [] if diagnostic.span is None else [(diagnostic.span, diagnostic.label_text())]
-    pictures += [(r.span, r.label) for r in diagnostic.related()]
+    pictures += [(r.span, r.label) for r in diagnostic.places()]
     gutter = max((len(str(span.first.line)) for span, _ in pictures), default=1)
     bar = style(" " * gutter + " |", "blue")
     for number, (span, label) in enumerate(pictures):
@@ -73,9 +73,7 @@ def as_json(diagnostic: Diagnostic) -> dict[str, Any]:
         "message": diagnostic.message(),
         "label": diagnostic.label_text(),
         "span": _span_as_json(diagnostic.span),
-        "related": [
-            {"span": _span_as_json(r.span), "label": r.label} for r in diagnostic.related()
-        ],
+        "related": [{"span": _span_as_json(r.span), "label": r.label} for r in diagnostic.places()],
         "notes": list(diagnostic.notes()),
         "helps": list(diagnostic.helps()),
     }

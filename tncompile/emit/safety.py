@@ -252,8 +252,9 @@ def check(text: str) -> None:
     except (SyntaxError, ValueError) as error:
         raise UnsafeModuleError(f"the rendered module is not Python: {error}") from error
     # What an attribute is taken of is judged together with the attribute.
-    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    for node in ast.walk(tree):
+    nodes = [*ast.walk(tree)]
+    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
         line = getattr(node, "lineno", 0)
         refused = _refused(node, id(node) in inner)
         if refused:

@@ -9,6 +9,7 @@ import builtins
 import keyword
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -69,10 +70,22 @@ def build(unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findi
         try:
             layers.append(_LayerBuilder(node, names, findings).build())
         except DiagnosticError as error:
-            findings.extend(error.diagnostics)
+            findings.extend(_of_layer(found, node) for found in error.diagnostics)
     _check_class_names(nodes, findings)
     findings.stop_on_error()
     return Program(Path(unit.file.source.name).name, tuple(layers))
+
+
+def _of_layer(found: Diagnostic, node: ast.Layer) -> Diagnostic:
+    """What was found for a layer; in a definition that it uses, with the layer."""
+    places = [found.span, *(place.span for place in found.related())]
+    if any(span is None or _holds(span, node.span) for span in places):
+        return found
+    return replace(found, used_by=node.name.span)
+
+
+def _holds(inner: Span, outer: Span) -> bool:
+    return inner.file is outer.file and outer.start <= inner.start < outer.end
 
 
 def class_name(layer: str) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -103,6 +104,12 @@ def numbered(stage: Stage) -> Mapping[str, int]:
     return {name: k for k, name in enumerate(names)}
 
 
+@cache
+def _versions() -> list[object]:
+    """What a search depends on besides what it is given; read once, as it takes a millisecond."""
+    return [PLANNER, version("tncompile"), version("cotengra")]
+
+
 def key(stage: Stage, machine: Machine, effort: str, largest: int | None) -> str:
     """The key of a search: equal for equal networks, whatever their names."""
     number = numbered(stage)
@@ -127,7 +134,7 @@ def key(stage: Stage, machine: Machine, effort: str, largest: int | None) -> str
         "largest": largest,
         "dtype": machine.dtype,
         "profile": asdict(machine.profile),
-        "versions": [PLANNER, version("tncompile"), version("cotengra")],
+        "versions": _versions(),
     }
     if machine.groups > 1:
         parts["groups"] = machine.groups

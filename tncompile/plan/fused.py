@@ -18,8 +18,9 @@ from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, Linear
 from tncompile.plan.halves import Halves, find_halves
 from tncompile.plan.kernels import KernelPlan, plan_kernels
-from tncompile.plan.occupancy import LEAST_SUM, MOST_SHARED, Footprint, Kernel, Meeting, Product
+from tncompile.plan.occupancy import MOST_SHARED, Footprint
 from tncompile.plan.onchip import chip_schedules, step_cost
+from tncompile.plan.products import LEAST_SUM, Kernel, Meeting, Product
 from tncompile.plan.profile import H200
 from tncompile.plan.results import LayerPlan
 from tncompile.plan.schedule import operands

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Layer, Stage
-from tncompile.plan.occupancy import MOST_SHARED, Footprint, Kernel
+from tncompile.plan.occupancy import Footprint
 from tncompile.plan.onchip import chip_schedules, product_shape
 from tncompile.plan.passes import hidden_passes, last_passes
+from tncompile.plan.products import Kernel
 from tncompile.plan.schedule import operands
 from tncompile.plan.tiles import Place, padded, whole_tile
 from tncompile.plan.tiling import ChipStage, stages_footprint, summed_entries, too_large
@@ -108,8 +109,7 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
         return f"programs would add up {summed} entries of gradients, of cores that are too large"
     hidden, readout = [chip.schedule for chip in trunk], last[-1]
     tiled = {core.parameter for chip in (*passes, readout) for core in chip.stage.cores}
-    sizes = (p.size for p in layer.parameters if p.name in tiled)
-    copied = max((padded(size) for size in sizes), default=0)
+    copied = tuple(padded(p.size) for p in layer.parameters if p.name in tiled)
     return KernelPlan(
         layer=layer,
         trunk=tuple(trunk),
@@ -141,7 +141,8 @@ def _in_one_program(stage: Stage) -> ChipStage | str:
     if not operands(found.schedule.steps[-1]):
         return f"stage {stage.number} is a single tensor"
     kernels = (Kernel.TRUNK, Kernel.TRUNK_ADJOINT)
-    taken = max(stages_footprint(kernel, (found.schedule,)).shared_bytes for kernel in kernels)
-    if taken > MOST_SHARED:
-        return f"stage {stage.number} takes {taken} bytes of shared memory"
+    taken = [stages_footprint(kernel, (found.schedule,)) for kernel in kernels]
+    if not all(own.fits for own in taken):
+        registers, shared = max(t.registers for t in taken), max(t.shared_bytes for t in taken)
+        return f"stage {stage.number} takes {registers} registers, {shared} bytes of shared memory"
     return found

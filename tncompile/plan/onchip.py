@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tncompile.graph.ir import Index
 from tncompile.plan.cuts import single_sections, window_schedule
-from tncompile.plan.occupancy import filled
+from tncompile.plan.products import filled
 from tncompile.plan.profile import CLASSES, Profile
 from tncompile.plan.rows import Row, act
 from tncompile.plan.schedule import (
@@ -111,6 +112,7 @@ def product_shape(step: Step) -> tuple[int, int, int, int] | None:
             return None
 
 
+@lru_cache(2**12)  # layers have stages in common, and a stage is looked at more than once
 def chip_schedules(tile: Tile, glance: bool = False) -> tuple[ChipSchedule, ChipSchedule]:
     """The cheapest ways through a tile that a program can hold: to make it, and for its adjoint.
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
-from tncompile.plan.occupancy import Footprint, Kernel, Meeting, Steps, footprint
+from tncompile.plan.occupancy import Footprint, footprint
 from tncompile.plan.onchip import LARGEST_OPERAND, LARGEST_VALUE, ChipSchedule, chip_schedules
+from tncompile.plan.products import Kernel, Meeting, Steps, Task
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile
 
@@ -85,7 +86,7 @@ def stages_footprint(
     kernel: Kernel,
     schedules: Sequence[ChipSchedule],
     meetings: Sequence[Meeting | None] = (None,),
-    copied: int = 0,
+    copied: tuple[int, ...] = (),
 ) -> Footprint:
     """What a kernel takes, with eight warps where a step makes or reads many entries.
 
@@ -94,11 +95,11 @@ def stages_footprint(
     """
     most = max((max(s.largest_value, s.largest_operand) for s in schedules), default=0)
     loops = (tuple(place is Place.LOOP for place in s.places) for s in schedules)
-    stages = [Steps(s.steps, looped) for s, looped in zip(schedules, loops, strict=True)]
+    stages = tuple(Steps(s.steps, looped) for s, looped in zip(schedules, loops, strict=True))
     warps = 8 if most >= MANY else 4
-    if footprint(kernel, stages, warps, meetings[0]).registers > AMPLE:
+    if footprint(Task(kernel, stages, warps, meetings[0])).registers > AMPLE:
         warps = 8
-    return footprint(kernel, stages, warps, meetings[-1], copied)
+    return footprint(Task(kernel, stages, warps, meetings[-1], copied))
 
 
 def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | str:

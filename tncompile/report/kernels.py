@@ -7,7 +7,8 @@ from typing import Any
 from tncompile.graph.targets import Convolution
 from tncompile.plan.fused import FusedPlan, HalvesPlan
 from tncompile.plan.kernels import KernelPlan, Pass
-from tncompile.plan.occupancy import Footprint, Kernel
+from tncompile.plan.occupancy import Footprint
+from tncompile.plan.products import Kernel
 from tncompile.plan.results import LayerPlan
 from tncompile.report.units import show_size
 

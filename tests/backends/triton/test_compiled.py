@@ -7,15 +7,8 @@ import pytest
 from benchmarks.ahead import ARCHITECTURES, DTYPES, SHARED_LIMITS, Kernels, Resources, compiled
 from tncompile.driver import source_from
 from tncompile.plan.kernels import KernelPlan
-from tncompile.plan.occupancy import (
-    MOST_REGISTERS,
-    SAFE_REGISTERS,
-    Footprint,
-    Kernel,
-    Product,
-    Steps,
-    footprint,
-)
+from tncompile.plan.occupancy import MOST_REGISTERS, SAFE_REGISTERS, Footprint, footprint
+from tncompile.plan.products import Kernel, Steps, Task
 
 triton = pytest.importorskip("triton", reason="Triton is not installed: no kernels are compiled")
 
@@ -131,25 +124,6 @@ def test_tf32_is_by_choice(layers: dict[str, Kernels], dot: str) -> None:
     assert any(".tf32" in kernel.ptx for kernel, _ in found.values()) == (dot == "tf32")
 
 
-@pytest.mark.parametrize(
-    ("product", "parts"),
-    [
-        (Product(1, 256, 4, 16), Product(1, 256, 4, 16)),  # four outer products
-        (Product(1, 256, 8, 16), Product(1, 256, 16, 16)),  # filled up
-        (Product(1, 16, 256, 16), Product(16, 16, 16, 16)),  # cut into parts
-        (Product(1, 64, 32, 128), Product(1, 64, 16, 128)),  # half after half
-        (Product(4, 8, 32, 8), Product(8, 8, 16, 8)),
-    ],
-)
-def test_parts_of_products(product: Product, parts: Product) -> None:
-    assert product.parts == parts
-
-
-def test_a_thread_holds_rows_and_columns() -> None:
-    # 256 threads make 4 by 4 results each, from 16 rows and 16 columns of length 16.
-    assert Product(1, 256, 16, 16).registers(8) == 16 * (4 + 4) + 16
-
-
 def test_readouts_keep_to_the_registers(layers: dict[str, Kernels]) -> None:
     for kernels in layers.values():
         plan = kernels.layers[0][0].kernels
@@ -159,6 +133,7 @@ def test_readouts_keep_to_the_registers(layers: dict[str, Kernels]) -> None:
         steps = plan.readout.schedule.steps
         own = Steps(steps, (False,) * len(steps))
         once, twice = (
-            footprint(Kernel.READOUT_ADJOINT, own, adjoint.warps) for own in ([own], [own, own])
+            footprint(Task(Kernel.READOUT_ADJOINT, stages, adjoint.warps))
+            for stages in ((own,), (own, own))
         )
         assert once.registers < twice.registers
