@@ -50,6 +50,20 @@ def test_check(folder: Path) -> None:
     assert "Traceback" not in wrong.stderr
 
 
+def test_check_a_library(folder: Path) -> None:
+    text = "network Pair(rank) { A(leg[1], b: rank)  B(b, leg[2]) }\n"
+    (folder / "lib.tn").write_text(text)
+    fine = run("check", "lib.tn", cwd=folder)
+    assert (fine.returncode, fine.stdout) == (0, "")
+    assert fine.stderr.startswith("tncompile: lib.tn has no layers; ")
+    (folder / "lib.tn").write_text(text + "let n = 1 / 0\n")
+    wrong = run("check", "lib.tn", cwd=folder)
+    assert wrong.returncode == 1
+    assert "E0207" in wrong.stderr
+    (folder / "lib.tn").write_text("let n = 1\n")
+    assert "E0211" in run("check", "lib.tn", cwd=folder).stderr
+
+
 def test_compile_writes_whole_or_not_at_all(folder: Path) -> None:
     assert run("compile", "good.tn", cwd=folder).returncode == 0
     text = (folder / "good.py").read_text()

@@ -70,7 +70,8 @@ def build(unit: Unit, definitions: Mapping[str, ast.Expression], findings: Findi
         try:
             layers.append(_LayerBuilder(node, names, findings).build())
         except DiagnosticError as error:
-            findings.extend(_of_layer(found, node) for found in error.diagnostics)
+            new = (found for found in error.diagnostics if not names.follows(found))
+            findings.extend(_of_layer(found, node) for found in new)
     _check_class_names(nodes, findings)
     findings.stop_on_error()
     return Program(Path(unit.file.source.name).name, tuple(layers))

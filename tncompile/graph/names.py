@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tncompile.diagnostics import DiagnosticError, Findings
+from tncompile.diagnostics import Diagnostic, DiagnosticError, Findings
 from tncompile.diagnostics import names as errors
 from tncompile.graph.activations import ACTIVATIONS
 from tncompile.graph.initial import STANDARD
@@ -33,10 +33,18 @@ class Called:
 
 @dataclass(slots=True)
 class Names:
-    """What a file sees: sources of layers with the scope that they were written in, and lets."""
+    """What a file sees: sources of layers with the scope that they were written in, and lets.
+
+    `failed` are lets without a value: that has been said, and that nobody knows them follows.
+    """
 
     sources: dict[str, tuple[Source, Scope]] = field(default_factory=dict)
     scope: Scope = field(default_factory=Scope)
+    failed: set[str] = field(default_factory=set)
+
+    def follows(self, found: Diagnostic) -> bool:
+        """Whether a finding says no more than that a let has failed."""
+        return isinstance(found, errors.UnknownName) and found.name in self.failed
 
 
 def names_of(
@@ -56,6 +64,7 @@ def names_of(
         inner = names_of(imported, {}, findings, done)
         names.sources |= inner.sources
         names.scope.names |= inner.scope.names
+        names.failed |= inner.failed
     scope = names.scope
     for item in unit.file.items:
         if not isinstance(item, ast.Topology | ast.Network):
@@ -85,7 +94,9 @@ def _define(
     try:
         scope.define(ast.Let(item.span, item.name, given))
     except DiagnosticError as error:
-        findings.extend(error.diagnostics)
+        findings.extend(found for found in error.diagnostics if not names.follows(found))
+        if item.name.name not in scope.names:
+            names.failed.add(item.name.name)
         return
     meaning, _ = scope.follow(item.name)
     known: tuple[str, ...]
