@@ -43,6 +43,10 @@ def last_passes(layer: Layer, padded_state: bool) -> tuple[ChipStage, ...] | str
     """The passes of the last stage, of which the last one makes the weight."""
 
     def finish(rest: Stage, padded: bool) -> ChipStage | str:
+        if len(rest.cores) > MOST_CORES and Row.of(rest) is None:
+            seen = weight_tile(layer, rest, padded, glance=True)
+            if isinstance(seen, str):
+                return seen
         return weight_tile(layer, rest, padded)
 
     found: tuple[ChipStage, ...] | str = ""

@@ -102,8 +102,13 @@ def stages_footprint(
     return footprint(Task(kernel, stages, warps, meetings[-1], copied))
 
 
-def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | str:
-    """The stage that makes a weight, in the largest tiles that fit; or why there are none."""
+def weight_tile(
+    layer: Layer, stage: Stage, padded_state: bool, glance: bool = False
+) -> ChipStage | str:
+    """The stage that makes a weight, in the largest tiles that fit; or why there are none.
+
+    At a `glance` its steps may not be the cheapest.
+    """
     legs = weight_legs(layer)
     ways = (
         _in_loops(layer, stage, _cut(stage, legs, blocks(stage, legs[::-1], size, cap)))
@@ -111,7 +116,7 @@ def weight_tile(layer: Layer, stage: Stage, padded_state: bool) -> ChipStage | s
         for cap in _CAPS
     )
     what = "no tile of the weight fits: "
-    return _first_that_fits(stage, ways, padded_state, Kernel.READOUT_ADJOINT, what)
+    return _first_that_fits(stage, ways, padded_state, Kernel.READOUT_ADJOINT, what, glance)
 
 
 def state_tile(
