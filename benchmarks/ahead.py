@@ -152,7 +152,7 @@ def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "
     )
     options = {"num_warps": case.view.warps, "enable_fp_fusion": True, "num_stages": 1}
     known = computed == "fp32" and dot == "ieee"  # as modules launch them
-    options |= {"maxnreg": case.view.most_registers if known else MOST_REGISTERS}
+    options |= {"maxnreg": case.predicted.most if known else MOST_REGISTERS}
     begin = _processor_seconds()
     with _always_compiled():
         found = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)

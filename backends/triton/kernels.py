@@ -44,15 +44,13 @@ class KernelView:
         return self.taken[self.batch].warps
 
     @property
-    def most_registers(self) -> int:
-        """Registers of a thread that the compiler may take."""
-        return self.taken[self.batch].most
-
-    @property
     def compiled(self) -> tuple[str, ...]:
-        """What a launch says of how it is compiled."""
-        fewer = self.most_registers < MOST_REGISTERS
-        options = f"_fewer(options, {self.most_registers})" if fewer else "options"
+        """What a launch says of how it is compiled, for a program of `size` inputs."""
+        (_, most), *others = ((batch, own.most) for batch, own in self.taken.items())
+        code = str(most)
+        for batch, own in others:
+            code = code if own == most else f"{own} if size == {batch} else {code}"
+        options = "options" if code == str(MOST_REGISTERS) else f"_fewer(options, {code})"
         return f"num_warps={self.warps}", f"**{options}"
 
     @property
