@@ -98,6 +98,15 @@ def test_adjoints_do_not_put_sums_off(layers: dict[str, Kernels]) -> None:
     assert found[1].registers < 200
 
 
+def test_no_sum_is_made_again(layers: dict[str, Kernels]) -> None:
+    """By instructions for each entry of the weight: Triton's layouts take several times as many."""
+    for case in layers["large"].cases():
+        most = {"_n_readout": 12, "_n_readout_adjoint": 42}.get(case.kernel)
+        if most is not None:
+            found = compiled(case, 90)
+            assert found.looped * 32 * found.warps / case.entries < most
+
+
 def test_a_layer_tile_by_tile(layers: dict[str, Kernels]) -> None:
     found = taken(layers["ttn"], only=APPLIED)
     assert set(found) == {*APPLIED}
