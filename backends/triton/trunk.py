@@ -35,6 +35,7 @@ def trunk(kernels: LayerKernels) -> KernelView | None:
     sizes.append(("kept_ptr", kernels.layout.kept))
     body = kernels.of_group(sizes, 0)
     writers = [Chip(chip, kernels.parameters, used) for chip in plan.trunk]
+    body += ["# All cores at once: memory takes as long for one."]
     body += _cores(writers, plan.footprints[Kernel.TRUNK].warps)
     for writer, activation in zip(writers, kernels.activations, strict=False):
         body += [f"# Layer {writer.chip.stage.number}: {kernels.statements(writer.chip.stage)}"]
@@ -104,12 +105,13 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
         start = layout.sums[0].state
         body += [f"dx{len(plan.trunk)} = tl.load({totals[0]} + {start} + r{size})"]
     writers = [Chip(chip, kernels.parameters, used) for chip in plan.trunk]
+    if writers:
+        body += ["# What a step reads stands before the last one, during which memory answers."]
     own = [Pulled()]
     for writer, activation in reversed([*zip(writers, kernels.activations, strict=False)]):
         own += _backward(kernels, writer, activation)
     for step, following in zip(own, [*own[1:], Pulled()], strict=True):
-        body += following.loads  # memory answers during the step before
-        body += step.lines
+        body += [*following.loads, *step.lines]
     title = "The gradients of all cores" if plan.trunk else "The gradients of the cores"
     return kernels.view(
         "trunk_adjoint",
