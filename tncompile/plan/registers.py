@@ -97,7 +97,7 @@ _MADE: Mapping[tuple[Kernel, bool], Mapping[str, float]] = {
         "one": 10.9, "held": 0.185, "all": 0.072, "dots": 2.36, "loads": 1.04, "state": 1.79,
         "contract": 16.6,
     },
-    (Kernel.READOUT, True): {"held": 0.646, "result": 6.2, "state": 0.69},
+    (Kernel.READOUT, True): {"held": 0.806, "outside": 1.54, "result": 5.91},
     (Kernel.READOUT_ADJOINT, False): {
         "one": 75, "held": 0.252, "loads": 4.06, "result": 1.76, "state": 2.37,
     },
