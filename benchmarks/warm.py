@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import get_context
 
 import torch
@@ -18,7 +18,9 @@ from benchmarks.device import Lab
 from benchmarks.gpu_apply import MATERIALISED, ways_of
 from benchmarks.gpu_check import PRECISIONS, golden_cases, matmul, run_once
 from benchmarks.gpu_generate import TRITON, generate_cases
+from benchmarks.runs import failure
 
+_MOST_AT_A_TIME = 16  # each holds some memory of the GPU
 _BATCHES = (16, 64)  # kernels for few inputs, and for many
 Task = tuple[str, int, int]
 
@@ -52,14 +54,27 @@ def launch(task: Task, quick: bool) -> None:
                 torch.autograd.grad(output, (x, *leaves), torch.ones_like(output))
 
 
+def attempt(task: Task, quick: bool) -> str:
+    """Launch the kernels of a task; what failed, in a line, or nothing."""
+    try:
+        launch(task, quick)
+    except Exception as error:
+        return f"{task}: {failure(str(task), error)['reason']}"
+    return ""
+
+
 def warm(parts: Sequence[str], lab: Lab, seconds: float) -> float:
     """Launch all tasks, as many at a time as there are cores; returns the seconds that it took."""
     begin = time.perf_counter()
     own = [(task, lab.quick) for task in tasks(parts, lab.quick)]
+    found: Iterable[str] = ()
     if lab.device == "cpu":  # the interpreter compiles nothing; this shows that tasks can be run
-        for task in own:
-            launch(*task)
+        found = [attempt(*task) for task in own]
     else:  # a process that has used CUDA cannot be forked
-        with get_context("spawn").Pool(os.cpu_count()) as pool:
-            pool.starmap_async(launch, own, chunksize=1).wait(seconds)
+        with get_context("spawn").Pool(min(len(os.sched_getaffinity(0)), _MOST_AT_A_TIME)) as pool:
+            done = pool.starmap_async(attempt, own, chunksize=1)
+            done.wait(seconds)
+            found = done.get() if done.ready() else ["no time was left for all kernels"]
+    for line in filter(None, found):
+        print(f"          {line}", flush=True)
     return time.perf_counter() - begin

@@ -37,6 +37,7 @@ from .addresses import Address, address
 
 Shape = tuple[int, ...]
 COMPUTE = "COMPUTE"  # the dtype in which a kernel computes
+OPTIONS = (COMPUTE, "DOT", "KEEP", "BATCH")  # arguments of kernels with names as those of tensors
 _WIDTH = 100 - 8  # of a line in a loop of a kernel
 
 
@@ -46,13 +47,14 @@ class Chip:
 
     An `adjoint` follows, whose kernel has registers to spare for nothing that can be made later.
     With `again` values are made a second time, from cores that are read a second time. The incoming
-    state begins `start` entries behind `state`.
+    state begins `start` entries behind `state`. Names of cores are `taken` in a whole kernel.
     """
 
     chip: ChipStage
     parameters: dict[str, Parameter]
     ranges: set[int] = field(default_factory=set)
     names: dict[Ref, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
     adjoint: bool = False
     again: bool = False
     state: str = "state_ptr"
@@ -93,8 +95,9 @@ class Chip:
             assert core.parameter is not None
             wanted = identifier(self.parameters[core.parameter])
             wanted += "" if core.slot is None else f"_{core.slot}"
-            while wanted in self.names.values():  # a core in several places
+            while wanted in self.taken or wanted in OPTIONS:  # a core in several places
                 wanted += "_"
+            self.taken.add(wanted)
             return wanted
         matrix = isinstance(step, Apply) and step.rows is not None
         letter = "k" if matrix or isinstance(step, Kron | Identity | Ones) else "x"

@@ -34,9 +34,10 @@ def trunk(kernels: LayerKernels) -> KernelView | None:
     sizes = [size for chip in plan.trunk for size in kernels.sizes(chip.stage)]
     sizes.append(("kept_ptr", kernels.layout.kept))
     body = kernels.of_group(sizes, 0)
-    writers = [Chip(chip, kernels.parameters, used) for chip in plan.trunk]
-    body += ["# All cores at once: memory takes as long for one."]
-    body += _cores(writers, plan.footprints[Kernel.TRUNK].warps)
+    writers = _writers(kernels, used)
+    early = [*_cores(writers, plan.footprints[Kernel.TRUNK].warps)]
+    if early:
+        body += ["# The first cores at once: memory takes as long for one.", *early]
     for writer, activation in zip(writers, kernels.activations, strict=False):
         body += [f"# Layer {writer.chip.stage.number}: {kernels.statements(writer.chip.stage)}"]
         body += _forward(kernels, writer, activation)
@@ -49,6 +50,12 @@ def trunk(kernels: LayerKernels) -> KernelView | None:
         used,
         plan.footprints[Kernel.TRUNK],
     )
+
+
+def _writers(kernels: LayerKernels, used: set[int]) -> list[Chip]:
+    """A writer for each hidden stage, whose names of cores are those of all."""
+    taken: set[str] = set()
+    return [Chip(chip, kernels.parameters, used, taken=taken) for chip in kernels.plan.trunk]
 
 
 def _cores(writers: Sequence[Chip], warps: int) -> Iterator[str]:
@@ -104,7 +111,7 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
         used.add(size)
         start = layout.sums[0].state
         body += [f"dx{len(plan.trunk)} = tl.load({totals[0]} + {start} + r{size})"]
-    writers = [Chip(chip, kernels.parameters, used) for chip in plan.trunk]
+    writers = _writers(kernels, used)
     if writers:
         body += ["# What a step reads stands before the last one, during which memory answers."]
     own = [Pulled()]

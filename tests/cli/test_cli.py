@@ -102,6 +102,19 @@ def test_modules_have_names_that_can_be_imported(folder: Path, name: str, module
     assert "class FcWeight" in (folder / f"{module}.py").read_text()
 
 
+def test_no_module_of_another_file_is_replaced(folder: Path) -> None:
+    (folder / "my_net.tn").write_text(GOOD)
+    assert run("compile", "my_net.tn", cwd=folder).returncode == 0
+    (folder / "my-net.tn").write_text(GOOD.replace("fc", "other"))
+    refused = run("compile", "my-net.tn", cwd=folder)
+    assert refused.returncode == 2
+    assert "my_net.py is what another file compiles to" in refused.stderr
+    assert "class FcWeight" in (folder / "my_net.py").read_text()
+    assert run("compile", "my-net.tn", "--force", cwd=folder).returncode == 0
+    assert run("compile", "my-net.tn", cwd=folder).returncode == 0
+    assert "class OtherWeight" in (folder / "my_net.py").read_text()
+
+
 def test_compile_twice_gives_the_same_bytes(folder: Path) -> None:
     outputs = [
         run("compile", "good.tn", "-o", "-", cwd=folder, PYTHONHASHSEED=seed).stdout

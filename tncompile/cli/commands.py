@@ -118,6 +118,8 @@ def compile(given: argparse.Namespace) -> int:
         compiled = compile_source(source, options(given), _emitted(output))
         show(compiled.warnings)
         if not given.check:
+            if output != given.output and not given.force:
+                _check_own(output, source)
             write_out(output, compiled.text, compiled.unit, given.force)
             return 0
         target = Path(output)
@@ -268,6 +270,14 @@ def _check_generated(output: str) -> None:
         begin = file.read(len(_GENERATED))
     if begin not in (b"", _GENERATED):
         reason = "is there already, and tncompile did not make it"
+        raise UsageError(f"{output} {reason}; name another file with -o, or say --force")
+
+
+def _check_own(output: str, source: SourceFile) -> None:
+    """Refuse to write over what another file was compiled to, if nobody named it."""
+    first = _emitted(output).partition("\n")[0]
+    if first.startswith(_GENERATED.decode()) and not first.endswith(f" {Path(source.name).name}"):
+        reason = "is what another file compiles to"
         raise UsageError(f"{output} {reason}; name another file with -o, or say --force")
 
 

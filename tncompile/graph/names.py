@@ -44,7 +44,9 @@ class Names:
 
     def follows(self, found: Diagnostic) -> bool:
         """Whether a finding says no more than that a let has failed."""
-        return isinstance(found, errors.UnknownName) and found.name in self.failed
+        if not isinstance(found, errors.UnknownName):
+            return False
+        return found.kind in ("name", "function") and found.name in self.failed
 
 
 def names_of(
@@ -109,7 +111,10 @@ def _define(
             kind, plural = "function", "functions"
         case _:
             return
-    if name not in known or meaning == item.name:
+    if name in names.failed:
+        names.failed.add(item.name.name)
+        del scope.names[item.name.name]
+    elif name not in known or meaning == item.name:
         others = tuple(n for n in known if n != item.name.name)
         findings.add(errors.UnknownName(meaning.span, kind, name, others, plural))
 

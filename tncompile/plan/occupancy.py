@@ -48,10 +48,6 @@ class Footprint:
 TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024)
 
 
-# The kernel that adds the sums of programs, the same for all layers.
-TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024)
-
-
 def footprint(task: Task) -> Footprint:
     """What a program takes in float32."""
     taken, most = registers(task), MOST_REGISTERS

@@ -112,7 +112,7 @@ def product_shape(step: Step) -> tuple[int, int, int, int] | None:
             return None
 
 
-@lru_cache(2**12)  # layers have stages in common, and a stage is looked at more than once
+@lru_cache(2**9)  # layers have stages in common, and a stage is looked at more than once
 def chip_schedules(tile: Tile, glance: bool = False) -> tuple[ChipSchedule, ChipSchedule]:
     """The cheapest ways through a tile that a program can hold: to make it, and for its adjoint.
 

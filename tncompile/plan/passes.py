@@ -18,6 +18,8 @@ from tncompile.plan.tiling import ChipStage, state_tile, weight_tile
 
 # Cores of a pass: those of more take too many registers, and long to compile.
 MOST_CORES = 16
+# Of more no tile fits as a rule, and to search for one takes long.
+_HOPELESS = 64
 Finish = Callable[[Stage, bool], ChipStage | str]
 
 
@@ -43,7 +45,7 @@ def last_passes(layer: Layer, padded_state: bool) -> tuple[ChipStage, ...] | str
     """The passes of the last stage, of which the last one makes the weight."""
 
     def finish(rest: Stage, padded: bool) -> ChipStage | str:
-        if len(rest.cores) > MOST_CORES and Row.of(rest) is None:
+        if len(rest.cores) > _HOPELESS and Row.of(rest) is None:
             seen = weight_tile(layer, rest, padded, glance=True)
             if isinstance(seen, str):
                 return seen

@@ -30,14 +30,14 @@ def counts(task: Task) -> dict[str, float]:
     """What registers are for: entries in a thread, and numbers of steps.
 
     `held` are operands and results of the largest product in a loop, or anywhere if there is none,
-    `all` those of every product; `met` are operands of the one with a batch; `inside` and `outside`
-    count products, in a loop and before it, `dots` those with sums that are not short, `loads`
-    cores and states; `kept` are entries of values that stay the same in a loop that reads them.
+    `all` those of every product; `met` are operands of the one with a batch, `result` entries of
+    the last value, `state` of the largest state, `kept` of values that stay the same in a loop that
+    reads them. `inside` and `outside` count products, in a loop and before it, `dots` those with
+    sums that are not short, `loads` cores and states. `contract` tells of a tree, `spread` of a
+    convolution. `copies` are the cores whose gradients are copied, `copied` entries of the largest.
     """
     kernel, threads, met = task.kernel, task.threads, task.met
-    found = dict.fromkeys(
-        ("inside", "outside", "dots", "all", "loads", "kept", "state", "contract"), 0.0
-    )
+    found = dict.fromkeys(_COUNTED, 0.0)
     held = 0 if met is None else met.registers(task.warps)
     for stage in task.stages:
         for number, (step, own) in enumerate(zip(stage.steps, stage.looped, strict=True)):

@@ -149,6 +149,16 @@ def _network(body: str, target: str, settings: str) -> str:
 
 
 AWKWARD = {
+    "names that slots make alike, and those of options": (
+        "network N() {\n"
+        "  stage (h[1..3]: 4) { for k in 1..3 {"
+        " G_1[k + 10](b[k]: 2, b[k mod 3 + 1]: 2, h[k]) } }\n"
+        "  stage (f[1..3]: 4) { G[1, 0](h[1], f[1])  G[2, 1](h[2], f[2])"
+        "  DOT(h[3], f[3], d: 2)  KEEP(d) }\n"
+        "  for k in 1..3 { A[k](f[k], leg[2 * k - 1], leg[2 * k], e[k]: 2, e[k mod 3 + 1]: 2) }\n"
+        "}\n"
+        "layer a : Linear(16, 16) from N() { modes = [o as (4, 2, 2), i as (2, 2, 4)] }"
+    ),
     "fives": "layer a : Tensor(5, 5, 5) from MERA(1) { modes = fold(5)  bond = 2 }",
     "sevens": "layer a : Tensor(7, 7) from TTN(1) { modes = fold(7)  bond = 5 }",
     "threes": "layer a : Linear(7, 8) from aTTN(2) { modes = fold(3)  bond = 3 }",
