@@ -45,12 +45,9 @@ class KernelView:
 
     @property
     def compiled(self) -> tuple[str, ...]:
-        """What a launch says of how it is compiled, for a program of `size` inputs."""
-        (_, most), *others = ((batch, own.most) for batch, own in self.taken.items())
-        code = str(most)
-        for batch, own in others:
-            code = code if own == most else f"{own} if size == {batch} else {code}"
-        options = "options" if code == str(MOST_REGISTERS) else f"_fewer(options, {code})"
+        """What a launch says of how it is compiled."""
+        most = self.taken[self.batch].most
+        options = f"_fewer(options, {most})" if most < MOST_REGISTERS else "options"
         return f"num_warps={self.warps}", f"**{options}"
 
     @property

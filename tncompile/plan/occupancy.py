@@ -17,10 +17,6 @@ SAFE_REGISTERS = 240
 # With so many two programs of eight warps share a multiprocessor: one runs while the other waits.
 # A compiler can do with fewer registers than it would take, as long as it is not with many fewer.
 HALF_REGISTERS, LEFT_OUT = 128, 1.3
-# Where a batch meets tiles a compiler is told to take no more than this times what is predicted:
-# it would, to have operands there early, by up to a half, and gains next to nothing. It does best
-# with as many as a multiprocessor hands out at a time.
-PROMISED, HANDED_OUT = 1.25, 8
 # Shared memory that a program may take on all of NVIDIA's GPUs since the A100.
 MOST_SHARED = 99 * 1024
 
@@ -54,6 +50,4 @@ def footprint(task: Task) -> Footprint:
     shares = task.kernel in (Kernel.READOUT, Kernel.PASS) and task.warps == 8
     if shares and taken <= LEFT_OUT * HALF_REGISTERS:
         most, taken = HALF_REGISTERS, min(taken, HALF_REGISTERS)
-    elif task.meeting is not None and not task.kernel.backward:
-        most = min(int(PROMISED * taken) // HANDED_OUT * HANDED_OUT, MOST_REGISTERS)
     return Footprint(task.warps, taken, shared_bytes(task), most)
