@@ -74,6 +74,9 @@ def test_a_large_layer(layers: dict[str, Kernels], architecture: int) -> None:
     assert read["global_loads_16_bytes"] > 0
 
 
+@pytest.mark.skipif(
+    not triton.__version__.startswith("3.7."), reason="models are fitted to Triton 3.7"
+)
 @pytest.mark.parametrize("name", ["large", "passes"])
 def test_predictions(layers: dict[str, Kernels], name: str) -> None:
     """Of every kernel of a layer, those that apply it among them.
