@@ -1,0 +1,116 @@
+"""Memory in bytes that remembers who was there since the last barrier."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import torch
+
+from tests.backends.triton.emulator.errors import Fault
+
+Array = np.ndarray
+_BASE = 1 << 20  # addresses of tensors begin here: a small number is no address
+_GAP = 1 << 12  # bytes between tensors, of nobody
+
+
+class Memory:
+    """Bytes at addresses 0 .. n - 1, with the warps that wrote and read each since their barrier.
+
+    A warp is the number of its program (block) times the warps of one, and its own number; `epoch`
+    says how many barriers its program has met. Programs do not wait for each other, so what one
+    writes the others may not touch in the same launch.
+    """
+
+    def __init__(self, data: Array, mine: Array | None = None) -> None:
+        self.data = data
+        self.mine = mine  # which bytes belong to somebody
+        self.writer = np.full(data.size, -1, np.int32)
+        self.written = np.zeros(data.size, np.int32)
+        self.reader = np.full(data.size, -1, np.int32)
+        self.read_at = np.zeros(data.size, np.int32)
+        self.many = np.zeros(data.size, np.int32)  # when it was last read by several warps
+
+    def load(self, at: Array, width: int, warp: Array, epoch: Array, warps: int) -> Array:
+        """Bytes `[lane, width]` from addresses `[lane]`."""
+        where = self._bytes(at, width)
+        warp, epoch = warp[:, None], epoch[:, None]
+        writer = self.writer[where]
+        other = (writer >= 0) & (writer != warp)
+        now = (self.written[where] == epoch) | (writer // warps != warp // warps)
+        if (other & now).any():
+            raise Fault("reads what another warp writes, with no barrier between")
+        found = self.data[where]
+        before, when = self.reader[where], self.read_at[where]
+        several = (before >= 0) & (before != warp) & (when == epoch)
+        self.reader[where] = np.broadcast_to(warp, where.shape)
+        self.read_at[where] = np.broadcast_to(epoch, where.shape)
+        several |= self.reader[where] != warp  # in this very instruction
+        self.many[where[several]] = np.broadcast_to(epoch, where.shape)[several] + 1
+        return found
+
+    def store(self, at: Array, values: Array, warp: Array, epoch: Array, warps: int) -> None:
+        """Bytes `[lane, width]` to addresses `[lane]`."""
+        where = self._bytes(at, values.shape[1])
+        warp, epoch = warp[:, None], epoch[:, None]
+        same = self.data[where] == values
+        writer = self.writer[where]
+        other = (writer >= 0) & (writer != warp)
+        now = (self.written[where] == epoch) | (writer // warps != warp // warps)
+        if (other & now & ~same).any():
+            raise Fault("two warps write to one place, with no barrier between")
+        reader = self.reader[where]
+        other = (reader >= 0) & (reader != warp)
+        now = (self.read_at[where] == epoch) | (reader // warps != warp // warps)
+        others = other & now
+        others |= self.many[where] == epoch + 1
+        if (others & ~same).any():
+            raise Fault("writes what another warp reads, with no barrier between")
+        self.data[where] = values
+        if (self.data[where] != values).any():
+            raise Fault("two threads write different values to one place at once")
+        self.writer[where] = np.broadcast_to(warp, where.shape)
+        self.written[where] = np.broadcast_to(epoch, where.shape)
+
+    def _bytes(self, at: Array, width: int) -> Array:
+        at = at.astype(np.int64)
+        if (at % width).any():
+            raise Fault(f"an address that is no multiple of {width} bytes")
+        where = at[:, None] + np.arange(width)
+        if where.size and (where.min() < 0 or where.max() >= self.data.size):
+            raise Fault("an address of nobody")
+        if self.mine is not None and not self.mine[where].all():
+            raise Fault("an address beside a tensor")
+        return where
+
+
+class Tensors:
+    """The tensors that a kernel is given, side by side in one memory."""
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self.places: dict[int, tuple[int, int]] = {}
+        end = _BASE
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.places:
+                self.places[storage.data_ptr()] = (end, storage.nbytes())
+                end += -(-storage.nbytes() // _GAP) * _GAP + _GAP
+        mine = np.zeros(end, bool)
+        self.memory = Memory(np.zeros(end, np.uint8), mine)
+        for pointer, (begin, size) in self.places.items():
+            self.memory.data[begin : begin + size] = _raw(pointer, size)
+            mine[begin : begin + size] = True
+
+    def address(self, tensor: torch.Tensor) -> int:
+        """Where a tensor is in this memory."""
+        storage = tensor.untyped_storage()
+        return self.places[storage.data_ptr()][0] + tensor.data_ptr() - storage.data_ptr()
+
+    def write_back(self) -> None:
+        """What kernels wrote, into the tensors."""
+        for pointer, (begin, size) in self.places.items():
+            _raw(pointer, size)[:] = self.memory.data[begin : begin + size]
+
+
+def _raw(pointer: int, size: int) -> Array:
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(pointer), np.uint8)
