@@ -146,6 +146,7 @@ _LIBRARY_NAMES = frozenset(
         "nn.init.uniform_",
         "tl.abs",
         "tl.arange",
+        "tl.broadcast_to",
         "tl.constexpr",
         "tl.cos",
         "tl.debug_barrier",

@@ -8,6 +8,6 @@ next barrier.
 """
 
 from tests.backends.triton.emulator.device import emulating
-from tests.backends.triton.emulator.errors import Fault, NotEmulated
+from tests.backends.triton.emulator.errors import FaultError, NotEmulatedError
 
-__all__ = ["Fault", "NotEmulated", "emulating"]
+__all__ = ["FaultError", "NotEmulatedError", "emulating"]

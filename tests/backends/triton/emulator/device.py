@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +15,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from tests.backends.triton.emulator.errors import Fault
+from tests.backends.triton.emulator.errors import FaultError
 from tests.backends.triton.emulator.machine import Machine
-from tests.backends.triton.emulator.memory import Tensors
+from tests.backends.triton.emulator.memory import Tensors, Traffic
 from tests.backends.triton.emulator.operations import operation
 from tests.backends.triton.emulator.program import parse
 
@@ -37,21 +38,31 @@ class _Device:
         return GPUTarget("cuda", self.architecture, 32)
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A kernel that ran, with what it moved, by the names of its pointers: loads and stores."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    moved: dict[str, tuple[Traffic, Traffic]]
+
+
 @contextmanager
-def emulating(module: ModuleType, architecture: int) -> Iterator[list[str]]:
+def emulating(
+    module: ModuleType, architecture: int, change: Callable[[str], str] = str
+) -> Iterator[list[Launch]]:
     """A context in which a module's kernels, compiled for a GPU, run on CPU tensors.
 
-    Leaves: the names of the kernels that ran.
+    Leaves: what ran. `change` makes other code of theirs.
     """
-    found: list[str] = []
+    found: list[Launch] = []
     compile_only = JITFunction.run
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         kernel = compile_only(self, *args, grid=grid, warmup=True, **options)
-        found.append(self.fn.__name__)
-        bound = self.signature.bind(*args, **{k: v for k, v in options.items() if k in self.signature.parameters})
-        bound.apply_defaults()
-        _launch(kernel, bound.arguments, (*grid, 1, 1)[:3])
+        named = {k: v for k, v in options.items() if k in self.signature.parameters}
+        given = self.signature.bind(*args, **named).arguments
+        found.append(_launched(kernel, change(kernel.asm["ptx"]), given, (*grid, 1, 1)[:3]))
         return kernel
 
     with pytest.MonkeyPatch.context() as patch:
@@ -66,20 +77,21 @@ def emulating(module: ModuleType, architecture: int) -> Iterator[list[str]]:
             torch.use_deterministic_algorithms(False)
 
 
-def _launch(kernel: Any, arguments: dict[str, Any], grid: tuple[int, int, int]) -> None:
-    program = parse(kernel.asm["ptx"])
-    given = [
-        arguments[name] for name, kind in kernel.src.signature.items() if kind != "constexpr"
-    ]
-    tensors = Tensors([value for value in given if isinstance(value, torch.Tensor)])
-    values = [tensors.address(v) if isinstance(v, torch.Tensor) else v for v in given]
+def _launched(kernel: Any, ptx: str, named: dict[str, Any], grid: tuple[int, int, int]) -> Launch:
+    program = parse(ptx)
+    kinds = kernel.src.signature
+    given = {name: named[name] for name, kind in kinds.items() if kind != "constexpr"}
+    tensors = Tensors([value for value in given.values() if isinstance(value, torch.Tensor)])
+    values = [tensors.address(v) if isinstance(v, torch.Tensor) else v for v in given.values()]
     # Triton adds pointers to memory for all programs, of which these kernels want none.
     values += [0] * (len(program.parameters) - len(values))
-    named = dict(zip(program.parameters, values, strict=True))
-    machine = Machine(program, named, grid, tensors.memory, kernel.metadata.shared)
+    arguments = dict(zip(program.parameters, values, strict=True))
+    machine = Machine(program, arguments, grid, tensors.memory, kernel.metadata.shared)
     with np.errstate(all="ignore"):
         try:
             machine.run(operation)
-        except Fault as error:
-            raise Fault(f"{kernel.metadata.name}: {error}") from None
+        except FaultError as error:
+            raise FaultError(f"{kernel.metadata.name}: {error}") from None
     tensors.write_back()
+    moved = {k: tensors.moved(v) for k, v in given.items() if isinstance(v, torch.Tensor)}
+    return Launch(kernel.metadata.name, grid, moved)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """A kernel does what a GPU would not survive, or what it may do in any order."""
 
 
-class NotEmulated(Exception):
+class NotEmulatedError(Exception):
     """An instruction that the emulator does not know."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from tests.backends.triton.emulator.errors import Fault, NotEmulated
+from tests.backends.triton.emulator.errors import FaultError, NotEmulatedError
 from tests.backends.triton.emulator.memory import Array, Memory
 from tests.backends.triton.emulator.program import Instruction, Operand, Program
 
 WARP = 32
-_RAW = {1: np.dtype(bool), 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+
 # NumPy's types by the names of PTX; bfloat16 and pairs are bits.
-TYPES = {
+TYPES: dict[str, np.dtype[Any]] = {
     "pred": np.dtype(bool),
     **{f"{kind}{bits}": np.dtype(f"u{bits // 8}") for kind in "ub" for bits in (8, 16, 32, 64)},
     **{f"s{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)},
@@ -40,13 +42,14 @@ class Machine:
         self.program, self.arguments, self.grid = program, arguments, grid
         programs = grid[0] * grid[1] * grid[2]
         self.lanes = programs * program.threads
-        lane = np.arange(self.lanes)
+        self.lane = lane = np.arange(self.lanes)
         self.thread, self.block = lane % program.threads, lane // program.threads
         self.warps = -(-program.threads // WARP)
         self.warp = (lane // WARP).astype(np.int32)
         self.epoch = np.zeros(programs, np.int32)
         self.tensors, self.bytes = tensors, shared
         self.shared = Memory(np.full(programs * max(shared, 1), 0xFF, np.uint8))
+        self.local = Memory(np.full(self.lanes * program.local, 0xFF, np.uint8))
         self.registers: dict[str, Array] = {}
         self.active: Array = np.ones(self.lanes, bool)
 
@@ -58,9 +61,9 @@ class Machine:
         dtype = TYPES[kind]
         if operand in self.registers:
             found = self.registers[operand]
-            if found.dtype == bool or found.itemsize == dtype.itemsize:
-                return found if dtype == bool else found.view(dtype)
-            return found.astype(_RAW[8 * dtype.itemsize]).view(dtype)
+            if found.itemsize != dtype.itemsize:
+                found = found.astype(f"u{dtype.itemsize}")
+            return found.view(dtype)
         if operand.startswith("%"):
             return np.broadcast_to(self._special(operand), self.lanes).astype(dtype)
         return np.full(self.lanes, _number(operand, dtype))
@@ -78,20 +81,20 @@ class Machine:
         }
         if name in known:
             return known[name]
-        raise Fault(f"{name} is read before it is written, or not emulated")
+        raise FaultError(f"{name} is read before it is written, or not emulated")
 
     def put(self, operand: Operand, value: Array) -> None:
         """Write a register, in the threads that take part."""
         assert isinstance(operand, str), operand
         if operand == "_":
             return
-        raw = value if value.dtype == bool else value.view(_RAW[8 * value.itemsize])
+        bits = value if value.dtype.kind == "b" else value.view(f"u{value.itemsize}")
         if not self.active.all():
             old = self.registers.get(operand)
-            if old is None or old.dtype != raw.dtype:
-                old = np.zeros_like(raw) if raw.dtype == bool else ~np.zeros_like(raw)
-            raw = np.where(self.active, raw, old)
-        self.registers[operand] = np.ascontiguousarray(raw)
+            if old is None or old.dtype != bits.dtype:
+                old = ~np.zeros_like(bits)  # of nobody
+            bits = np.where(self.active, bits, old)
+        self.registers[operand] = np.ascontiguousarray(bits)
 
     def address(self, operand: Operand) -> Array:
         """`[%rd1+8]` in bytes."""
@@ -103,11 +106,39 @@ class Machine:
         kind = "u64" if base.startswith("%rd") else "u32"
         return self.get(base, kind).astype(np.int64) + more
 
+    def load(self, each: Instruction, at: Array, width: int) -> Array:
+        """Bytes `[lane, width]`, zeros in threads that take no part."""
+        lanes = np.flatnonzero(self.active)
+        memory, at = self._place(each, at)
+        found = np.zeros((self.lanes, width), np.uint8)
+        warp, epoch = self.warp[lanes], self.epoch[self.block[lanes]]
+        found[lanes] = memory.load(at[lanes], width, warp, epoch, self.warps)
+        return found
+
+    def store(self, each: Instruction, at: Array, values: Array) -> None:
+        """Bytes `[lane, width]` of the threads that take part."""
+        lanes = np.flatnonzero(self.active)
+        memory, at = self._place(each, at)
+        warp, epoch = self.warp[lanes], self.epoch[self.block[lanes]]
+        memory.store(at[lanes], values[lanes], warp, epoch, self.warps)
+
+    def _place(self, each: Instruction, at: Array) -> tuple[Memory, Array]:
+        """The memory that an instruction means, and addresses in it."""
+        if "global" in each.parts:
+            return self.tensors, at
+        if "local" in each.parts:
+            return self.local, at + self.lane * self.program.local
+        if "shared" not in each.parts:
+            raise NotEmulatedError(each.text)
+        if at[self.active].max(initial=0) >= self.bytes:
+            raise FaultError("an address beyond the shared memory that it has")
+        return self.shared, at + self.block * self.bytes
+
     def whole_warps(self) -> None:
         """An instruction that a warp runs as one."""
         taking = self.active.reshape(-1, min(WARP, self.program.threads))
         if (taking.any(1) != taking.all(1)).any():
-            raise Fault("a part of a warp runs what takes all of it")
+            raise FaultError("a part of a warp runs what takes all of it")
 
     # --- running -------------------------------------------------------------------------------
 
@@ -125,7 +156,9 @@ class Machine:
                 instruction, step = steps[now]
                 self.active = taking
                 if instruction.guard:
-                    self.active = taking & (self.get(instruction.guard, "pred") == instruction.wanted)
+                    self.active = taking & (
+                        self.get(instruction.guard, "pred") == instruction.wanted
+                    )
                 name = instruction.parts[0]
                 if name == "bra":
                     target = self.program.labels[str(instruction.operands[0])]
@@ -139,8 +172,8 @@ class Machine:
                 elif self.active.any():
                     try:
                         step(self, instruction)
-                    except Fault as error:
-                        raise Fault(f"{instruction.text}: {error}") from None
+                    except FaultError as error:
+                        raise FaultError(f"{instruction.text}: {error}") from None
                 now += 1
             else:
                 at[taking] = now
@@ -148,20 +181,21 @@ class Machine:
     def _meet(self) -> None:
         here = self.active.reshape(-1, self.program.threads)
         if (here.any(1) != here.all(1)).any():
-            raise Fault("a barrier that only a part of the threads comes to")
+            raise FaultError("a barrier that only a part of the threads comes to")
         self.epoch += here.any(1)
 
 
-def _number(text: str, dtype: np.dtype) -> object:
+def _number(text: str, dtype: np.dtype[Any]) -> Any:
     """`0f3F800000`, `0d...`, `0x7701U`, `-1`: bits of a float, or an integer."""
+    bits: int
     if text[:2] in ("0f", "0d"):
-        bits = np.array(int(text[2:], 16), np.uint32 if text[1] == "f" else np.uint64)
-        if bits.itemsize == dtype.itemsize:
-            return bits.view(dtype)[()]
-        raise NotEmulated(f"the number {text} as {dtype}")
-    value = int(text.rstrip("U"), 0)
-    if dtype == bool:
-        return value != 0
-    if dtype.kind == "f":
-        raise NotEmulated(f"the number {text} as {dtype}")
-    return np.array(value & (2 ** (8 * dtype.itemsize) - 1), _RAW[8 * dtype.itemsize]).view(dtype)[()]
+        bits, size = int(text[2:], 16), 4 if text[1] == "f" else 8
+    elif re.fullmatch(r"-?(0x[\dA-Fa-f]+|\d+)U?", text):
+        bits, size = int(text.rstrip("U"), 0), dtype.itemsize
+    else:
+        raise NotEmulatedError(f"the address of {text}")
+    if size != dtype.itemsize:
+        raise NotEmulatedError(f"the number {text} as {dtype}")
+    if dtype.kind == "b":
+        return bits != 0
+    return np.array(bits & (2 ** (8 * size) - 1), f"u{size}").view(dtype)[()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.backends.triton.emulator.errors import NotEmulated
+from tests.backends.triton.emulator.errors import NotEmulatedError
 from tests.backends.triton.emulator.machine import WARP, Machine, Operation
 from tests.backends.triton.emulator.memory import Array
 from tests.backends.triton.emulator.program import Instruction
@@ -23,14 +23,12 @@ def _count(each: Instruction) -> int:
 
 def _matrix_of(each: Instruction) -> bool:
     if "m8n8" not in each.parts or each.parts[-1] != "b16":
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     return "trans" in each.parts
 
 
 def _ldmatrix(machine: Machine, each: Instruction) -> None:
     """Matrices of 8 x 8 numbers of 16 bits: thread 4 g + m gets two side by side in row g."""
-    from tests.backends.triton.emulator.operations import loaded
-
     machine.whole_warps()
     across, count = _matrix_of(each), _count(each)
     result, source = each.operands
@@ -40,25 +38,23 @@ def _ldmatrix(machine: Machine, each: Instruction) -> None:
             halves = []
             for half in (0, 1):
                 at = rows[:, i, 2 * _MEMBER + half] + 2 * _GROUP
-                halves.append(loaded(machine, each, at.reshape(-1), 2).view(np.uint16)[:, 0])
+                halves.append(machine.load(each, at.reshape(-1), 2).view(np.uint16)[:, 0])
             machine.put(part, halves[0] | halves[1].astype(np.uint32) << 16)
         else:
             at = rows[:, i, _GROUP] + 4 * _MEMBER
-            machine.put(part, loaded(machine, each, at.reshape(-1), 4).view(np.uint32)[:, 0])
+            machine.put(part, machine.load(each, at.reshape(-1), 4).view(np.uint32)[:, 0])
 
 
 def _stmatrix(machine: Machine, each: Instruction) -> None:
-    from tests.backends.triton.emulator.operations import stored
-
     machine.whole_warps()
     if _matrix_of(each):
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     target, source = each.operands
     rows = _rows(machine, machine.address(target), _count(each))
     for i, part in enumerate(source):
         at = rows[:, i, _GROUP] + 4 * _MEMBER
         values = machine.get(part, "b32").view(np.uint8).reshape(-1, 4)
-        stored(machine, each, at.reshape(-1), values)
+        machine.store(each, at.reshape(-1), values)
 
 
 def _mma(machine: Machine, each: Instruction) -> None:
@@ -67,7 +63,7 @@ def _mma(machine: Machine, each: Instruction) -> None:
     d, a, b, c = each.operands
     shape, kind, out = each.parts[3], each.parts[7], each.parts[6]
     if each.parts[4:6] != ("row", "col") or (shape, kind) not in _SHAPES:
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     m, n, k = _SHAPES[shape, kind]
     exact = np.longdouble if out == "f64" else np.float64
     warps = machine.lanes // WARP

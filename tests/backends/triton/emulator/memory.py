@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from tests.backends.triton.emulator.errors import Fault
+from tests.backends.triton.emulator.errors import FaultError
 
-Array = np.ndarray
+Array = npt.NDArray[Any]
 _BASE = 1 << 20  # addresses of tensors begin here: a small number is no address
 _GAP = 1 << 12  # bytes between tensors, of nobody
+
+
+SECTOR = 32  # bytes that a GPU moves at least at a time
+
+
+@dataclass
+class Traffic:
+    """How often each byte went one way, and in how many sectors warps asked for them.
+
+    A warp that wants a byte in several of its threads at once gets it once.
+    """
+
+    times: Array
+    sectors: Array
+
+    def add(self, where: Array, warp: Array) -> None:
+        """Addresses `[lane, byte]` that the threads of warps `[lane]` want at once."""
+        size = self.times.size
+        wanted = np.unique(warp.astype(np.int64)[:, None] * size + where)
+        np.add.at(self.times, wanted % size, 1)
+        sectors = np.unique(wanted // SECTOR) % (size // SECTOR)
+        np.add.at(self.sectors, sectors, 1)
+
+
+def _none(size: int) -> Traffic:
+    return Traffic(np.zeros(size, np.int32), np.zeros(size // SECTOR, np.int32))
 
 
 class Memory:
@@ -29,17 +58,20 @@ class Memory:
         self.written = np.zeros(data.size, np.int32)
         self.reader = np.full(data.size, -1, np.int32)
         self.read_at = np.zeros(data.size, np.int32)
+        self.loads, self.stores = (_none(data.size if mine is not None else 0) for _ in range(2))
         self.many = np.zeros(data.size, np.int32)  # when it was last read by several warps
 
     def load(self, at: Array, width: int, warp: Array, epoch: Array, warps: int) -> Array:
         """Bytes `[lane, width]` from addresses `[lane]`."""
         where = self._bytes(at, width)
+        if self.mine is not None:
+            self.loads.add(where, warp)
         warp, epoch = warp[:, None], epoch[:, None]
         writer = self.writer[where]
         other = (writer >= 0) & (writer != warp)
         now = (self.written[where] == epoch) | (writer // warps != warp // warps)
         if (other & now).any():
-            raise Fault("reads what another warp writes, with no barrier between")
+            raise FaultError("reads what another warp writes, with no barrier between")
         found = self.data[where]
         before, when = self.reader[where], self.read_at[where]
         several = (before >= 0) & (before != warp) & (when == epoch)
@@ -52,35 +84,37 @@ class Memory:
     def store(self, at: Array, values: Array, warp: Array, epoch: Array, warps: int) -> None:
         """Bytes `[lane, width]` to addresses `[lane]`."""
         where = self._bytes(at, values.shape[1])
+        if self.mine is not None:
+            self.stores.add(where, warp)
         warp, epoch = warp[:, None], epoch[:, None]
         same = self.data[where] == values
         writer = self.writer[where]
         other = (writer >= 0) & (writer != warp)
         now = (self.written[where] == epoch) | (writer // warps != warp // warps)
         if (other & now & ~same).any():
-            raise Fault("two warps write to one place, with no barrier between")
+            raise FaultError("two warps write to one place, with no barrier between")
         reader = self.reader[where]
         other = (reader >= 0) & (reader != warp)
         now = (self.read_at[where] == epoch) | (reader // warps != warp // warps)
         others = other & now
         others |= self.many[where] == epoch + 1
         if (others & ~same).any():
-            raise Fault("writes what another warp reads, with no barrier between")
+            raise FaultError("writes what another warp reads, with no barrier between")
         self.data[where] = values
         if (self.data[where] != values).any():
-            raise Fault("two threads write different values to one place at once")
+            raise FaultError("two threads write different values to one place at once")
         self.writer[where] = np.broadcast_to(warp, where.shape)
         self.written[where] = np.broadcast_to(epoch, where.shape)
 
     def _bytes(self, at: Array, width: int) -> Array:
         at = at.astype(np.int64)
         if (at % width).any():
-            raise Fault(f"an address that is no multiple of {width} bytes")
+            raise FaultError(f"an address that is no multiple of {width} bytes")
         where = at[:, None] + np.arange(width)
         if where.size and (where.min() < 0 or where.max() >= self.data.size):
-            raise Fault("an address of nobody")
+            raise FaultError("an address of nobody")
         if self.mine is not None and not self.mine[where].all():
-            raise Fault("an address beside a tensor")
+            raise FaultError("an address beside a tensor")
         return where
 
 
@@ -106,6 +140,16 @@ class Tensors:
         storage = tensor.untyped_storage()
         return self.places[storage.data_ptr()][0] + tensor.data_ptr() - storage.data_ptr()
 
+    def moved(self, tensor: torch.Tensor) -> tuple[Traffic, Traffic]:
+        """What was loaded of a tensor, and stored to it."""
+        begin, end = self.address(tensor), self.address(tensor) + tensor.nbytes
+        sectors = slice(begin // SECTOR, -(-end // SECTOR))
+        loads, stores = (
+            Traffic(traffic.times[begin:end], traffic.sectors[sectors])
+            for traffic in (self.memory.loads, self.memory.stores)
+        )
+        return loads, stores
+
     def write_back(self) -> None:
         """What kernels wrote, into the tensors."""
         for pointer, (begin, size) in self.places.items():
@@ -113,4 +157,4 @@ class Tensors:
 
 
 def _raw(pointer: int, size: int) -> Array:
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(pointer), np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.backends.triton.emulator.errors import Fault, NotEmulated
+from tests.backends.triton.emulator.errors import NotEmulatedError
 from tests.backends.triton.emulator.machine import TYPES, Machine, Operation
 from tests.backends.triton.emulator.matrices import MATRICES
 from tests.backends.triton.emulator.memory import Array
@@ -18,23 +18,13 @@ _FLOATS = ("f16", "f32", "f64")
 
 
 def operation(instruction: Instruction) -> Operation:
-    """What runs an instruction."""
+    """What runs an instruction; one that is not known may stand where no thread comes to."""
     name = instruction.parts[0]
-    if name in _CONTROL:
-        return _nothing
-    found = MATRICES.get(name) or _NAMED.get(name)
-    if found is None and name in _ARITHMETIC:
-        found = _arithmetic
-    if found is None:
-        raise NotEmulated(instruction.text)
-    return found
-
-
-_CONTROL = ("bra", "ret", "bar", "barrier")
+    return MATRICES.get(name) or _NAMED.get(name) or _arithmetic
 
 
 def _nothing(machine: Machine, each: Instruction) -> None:
-    pass
+    """What needs no doing where threads are in step."""
 
 
 # --- arithmetic ------------------------------------------------------------------------------
@@ -43,7 +33,8 @@ def _nothing(machine: Machine, each: Instruction) -> None:
 def _fused(a: Array, b: Array, c: Array) -> Array:
     """Products of float32 are exact in float64; those of float64 in long double, nearly."""
     more = np.float64 if a.dtype == np.float32 else np.longdouble
-    return (a.astype(more) * b.astype(more) + c.astype(more)).astype(a.dtype)
+    found: Array = a.astype(more) * b.astype(more) + c.astype(more)
+    return found.astype(a.dtype)
 
 
 def _shifted(shift: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
@@ -58,13 +49,23 @@ def _shifted(shift: Callable[[Array, Array], Array]) -> Callable[[Array, Array],
     return done
 
 
+def _quotient(a: Array, b: Array) -> Array:
+    """Of integers towards zero."""
+    if a.dtype.kind == "f":
+        return np.divide(a, b)
+    a, b, kind = a.astype(np.int64), b.astype(np.int64), a.dtype
+    found: Array = np.abs(a) // np.maximum(np.abs(b), 1) * np.sign(a) * np.sign(b)
+    return found.astype(kind)
+
+
 _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
     "fma": _fused,
     "mad": lambda a, b, c: a * b + c,
-    "div": np.divide,
+    "div": _quotient,
+    "rem": lambda a, b: a - _quotient(a, b) * b,
     "neg": np.negative,
     "abs": np.abs,
     "min": np.fmin,
@@ -85,26 +86,32 @@ _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "tanh": np.tanh,
     "copysign": lambda sign, size: np.copysign(size, sign),
 }
-_MODES = {"rn", "ftz", "lo", "wide", "approx", "full", "uni"}
+_MODES = {"rn", "ftz", "lo", "hi", "wide", "approx", "full", "uni"}
 
 
 def _arithmetic(machine: Machine, each: Instruction) -> None:
     name, *modes, kind = each.parts
-    if not _MODES.issuperset(modes):
-        raise NotEmulated(each.text)
+    if name not in _ARITHMETIC or not _MODES.issuperset(modes):
+        raise NotEmulatedError(each.text)
     result, *sources = each.operands
     if kind == "f32x2":  # two numbers side by side in 64 bits
         pairs = [machine.get(s, "u64").view(np.float32).reshape(-1, 2) for s in sources]
         machine.put(result, _ARITHMETIC[name](*pairs).reshape(-1).view(np.uint64))
         return
-    if kind not in TYPES or kind in ("bf16", "bf16x2", "f16x2") or (name == "div" and kind[0] != "f"):
-        raise NotEmulated(each.text)
+    if kind not in TYPES or kind in ("bf16", "bf16x2", "f16x2"):
+        raise NotEmulatedError(each.text)
     if kind in _FLOATS and name == "mul" and kind == "f16":
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     kinds = [kind] * len(sources)
     if name in ("shl", "shr"):
         kinds[1] = "u32"
     values = [machine.get(s, k) for s, k in zip(sources, kinds, strict=True)]
+    if "hi" in modes:  # of a product in twice as many bits
+        wide = TYPES[_WIDE[kind]]
+        high = np.array(8 * TYPES[kind].itemsize, wide)
+        product = values[0].astype(wide) * values[1].astype(wide) >> high
+        machine.put(result, sum(values[2:], product.astype(TYPES[kind])))
+        return
     if "wide" in modes:
         wide = TYPES[_WIDE[kind]]
         values[:2] = [value.astype(wide) for value in values[:2]]
@@ -126,7 +133,7 @@ _COMPARED = {
 def _setp(machine: Machine, each: Instruction) -> None:
     how, *modes, kind = each.parts[1:]
     if modes not in ([], ["ftz"]):
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     a, b = (machine.get(operand, kind) for operand in each.operands[1:])
     unordered = np.isnan(a) | np.isnan(b) if kind in _FLOATS else np.zeros(machine.lanes, bool)
     if how in ("nan", "num"):
@@ -136,7 +143,7 @@ def _setp(machine: Machine, each: Instruction) -> None:
     elif how[:-1] in _COMPARED and how[-1] == "u":
         found = _COMPARED[how[:-1]](a, b) | unordered
     else:
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     machine.put(each.operands[0], found)
 
 
@@ -155,7 +162,7 @@ def _bfe(machine: Machine, each: Instruction) -> None:
     value, first_bit, bits = machine.get(source, each.parts[1]), int(first), int(count)
     whole = 8 * value.itemsize
     if first_bit + bits > whole:
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     machine.put(result, (value << (whole - first_bit - bits)) >> (whole - bits))
 
 
@@ -164,7 +171,7 @@ def _prmt(machine: Machine, each: Instruction) -> None:
     both = machine.get(a, "u32") | machine.get(b, "u32").astype(np.uint64) << np.uint64(32)
     how, found = machine.get(chosen, "u32"), np.zeros(machine.lanes, np.uint32)
     if (how & 0x8888).any() or len(each.parts) > 2:
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     for i in range(4):
         at = (how >> 4 * i & 7).astype(np.uint64) * np.uint64(8)
         found |= ((both >> at) & np.uint64(0xFF)).astype(np.uint32) << np.uint32(8 * i)
@@ -182,10 +189,11 @@ def _cvt(machine: Machine, each: Instruction) -> None:
     *modes, target, source = each.parts[1:]
     modes = [mode for mode in modes if mode not in ("ftz", "rn", "rz")]
     if "rz" in each.parts and target[0] == "f":
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     result, *sources = each.operands
     values = [machine.get(operand, source) for operand in sources]
     value = values[0]
+    found: Array
     if target == "tf32" and modes == ["rna"]:
         # To the nearest, ties away from zero: what is cut off is the lower 13 bits.
         found = (value.view(np.uint32) + 0x1000) & np.uint32(0xFFFFE000)
@@ -203,7 +211,7 @@ def _cvt(machine: Machine, each: Instruction) -> None:
             value = _ROUNDINGS[modes[0]](value)
         found = value.astype(TYPES[target])
     else:
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     machine.put(result, found)
 
 
@@ -219,8 +227,9 @@ def _mov(machine: Machine, each: Instruction) -> None:
     elif isinstance(source, tuple):
         bits = 8 * TYPES[kind].itemsize // len(source)
         parts = [machine.get(part, f"u{bits}").astype(TYPES[kind]) for part in source]
-        machine.put(result, sum(p << np.array(i * bits, p.dtype) for i, p in enumerate(parts)))  # type: ignore[arg-type]
-    elif source == "global_smem":
+        shifted = [part << np.array(i * bits, part.dtype) for i, part in enumerate(parts)]
+        machine.put(result, np.bitwise_or.reduce(shifted))
+    elif source == "global_smem" or str(source).startswith("__local_depot"):
         machine.put(result, np.zeros(machine.lanes, TYPES[kind]))
     else:
         machine.put(result, machine.get(source, kind))
@@ -246,36 +255,10 @@ def _ld(machine: Machine, each: Instruction) -> None:
         machine.put(result, np.full(machine.lanes, value, TYPES[kind.replace("b", "u")]))
         return
     size = TYPES[kind].itemsize
-    found = loaded(machine, each, machine.address(source), size * count)
+    found = machine.load(each, machine.address(source), size * count)
     values = found.reshape(-1).view(TYPES[kind]).reshape(-1, count)
     for i, part in enumerate(_parts(result)):
         machine.put(part, np.ascontiguousarray(values[:, i]))
-
-
-def loaded(machine: Machine, each: Instruction, at: Array, width: int) -> Array:
-    """Bytes `[lane, width]`, zeros in threads that take no part."""
-    lanes = np.flatnonzero(machine.active)
-    memory, at = (machine.shared, _shared(machine, at)) if "shared" in each.parts else (
-        machine.tensors, at)
-    found = np.zeros((machine.lanes, width), np.uint8)
-    warp, epoch = machine.warp[lanes], machine.epoch[machine.block[lanes]]
-    found[lanes] = memory.load(at[lanes], width, warp, epoch, machine.warps)
-    return found
-
-
-def _shared(machine: Machine, at: Array) -> Array:
-    if machine.active.any() and at[machine.active].max() >= machine.bytes:
-        raise Fault("an address beyond the shared memory that it has")
-    return at + machine.block * machine.bytes
-
-
-def stored(machine: Machine, each: Instruction, at: Array, values: Array) -> None:
-    """Bytes `[lane, width]` of the threads that take part."""
-    lanes = np.flatnonzero(machine.active)
-    memory, at = (machine.shared, _shared(machine, at)) if "shared" in each.parts else (
-        machine.tensors, at)
-    warp, epoch = machine.warp[lanes], machine.epoch[machine.block[lanes]]
-    memory.store(at[lanes], values[lanes], warp, epoch, machine.warps)
 
 
 def _st(machine: Machine, each: Instruction) -> None:
@@ -283,13 +266,13 @@ def _st(machine: Machine, each: Instruction) -> None:
     kind, _ = _width(each)
     parts = [machine.get(part, kind) for part in _parts(source)]
     values = np.stack(parts, axis=1).view(np.uint8).reshape(machine.lanes, -1)
-    stored(machine, each, machine.address(target), values)
+    machine.store(each, machine.address(target), values)
 
 
 def _shfl(machine: Machine, each: Instruction) -> None:
     result, source, by, clamp, _ = each.operands
     if clamp != "31" or each.parts[2] not in ("bfly", "idx") or "|" in str(result):
-        raise NotEmulated(each.text)
+        raise NotEmulatedError(each.text)
     machine.whole_warps()
     lane = np.arange(machine.lanes)
     other = machine.get(by, "u32").astype(np.int64)
@@ -308,4 +291,6 @@ _NAMED: dict[str, Operation] = {
     "ld": _ld,
     "st": _st,
     "shfl": _shfl,
+    "bar": _nothing,  # of a warp: the machine sees to those of a program
+    "fence": _nothing,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tests.backends.triton.emulator.errors import NotEmulated
+from tests.backends.triton.emulator.errors import NotEmulatedError
 
 Operand = str | tuple[str, ...]  # a name or number; several in braces; an address in brackets
 
@@ -27,6 +27,7 @@ class Program:
 
     parameters: tuple[str, ...]
     threads: int
+    local: int  # bytes that each thread has for itself
     instructions: tuple[Instruction, ...]
     labels: dict[str, int]
 
@@ -36,12 +37,13 @@ _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s{}\[\]|]+(?:\|[^,\s]+)?")
 
 
 def parse(ptx: str) -> Program:
-    """The one kernel in a text of PTX."""
+    """The one kernel in a text of PTX; functions that it may call are left out."""
     text = re.sub(r"//[^\n]*", "", ptx)
+    text = text[text.index(".visible .entry") :]
     head, body = re.split(r"^\{$", text, maxsplit=1, flags=re.MULTILINE)
     threads = re.search(r"\.reqntid (\d+)", head)
-    if threads is None or ".entry" not in head or ".func" in text:
-        raise NotEmulated("a kernel without its number of threads, or with functions")
+    if threads is None:
+        raise NotEmulatedError("a kernel without its number of threads")
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     code = body[: re.search(r"^\}$", body, re.MULTILINE).start()]  # type: ignore[union-attr]
@@ -58,6 +60,7 @@ def parse(ptx: str) -> Program:
     return Program(
         parameters=tuple(re.findall(r"\.param [^\n]*?(\w+_param_\d+)", head)),
         threads=int(threads[1]),
+        local=sum(map(int, re.findall(r"\.local .*?\[(\d+)\]", code))),
         instructions=tuple(instructions),
         labels=labels,
     )
