@@ -53,9 +53,9 @@ def address(dimensions: Sequence[Sequence[Axis]], start: int = 0) -> Address:
             terms.append(times(axis.digit, axis.block * axis.stride))
     shown = [k for k, own in enumerate(dimensions) if len(dimensions) > 1 or own]
     for place in shown:
-        suffix = _suffix(place, len(dimensions))
-        size = math.prod(axis.block for axis in dimensions[place])
-        for part, digit in _digits(_parts(dimensions[place]), size, suffix):
+        suffix = suffix_of(place, len(dimensions))
+        parts = _parts(dimensions[place])
+        for part, digit in zip(parts, digits([p.block for p in parts], suffix), strict=True):
             if part.stride:
                 terms.append(times(digit, part.stride))
             if part.limit is not None:
@@ -63,7 +63,7 @@ def address(dimensions: Sequence[Sequence[Axis]], start: int = 0) -> Address:
                 masks.append(f"{local} < {part.limit}")
     if math.prod(axis.block for own in dimensions for axis in own) == 1:
         # A single entry is a block, too, of the same rank: scalars have no shape to change.
-        terms.append(f"r1{_suffix(len(dimensions) - 1, len(dimensions))}")
+        terms.append(f"r1{suffix_of(len(dimensions) - 1, len(dimensions))}")
     if len(terms) == 1 and terms[0].startswith("(") and terms[0].find(")") == len(terms[0]) - 1:
         terms = [terms[0][1:-1]]  # nothing stands beside it
     return Address(" + ".join(terms) or "0", tuple(masks))
@@ -86,23 +86,27 @@ def _parts(axes: Sequence[Axis]) -> list[_Part]:
     return found
 
 
-def _digits(parts: Sequence[_Part], size: int, suffix: str) -> list[tuple[_Part, str]]:
-    """Every part with the expression of its entry's number, cut out of that of the dimension."""
-    found, faster = [], size
-    name = f"r{size}{suffix}"
-    for number, part in enumerate(parts):
-        faster //= part.block
+def digits(counts: Sequence[int], suffix: str) -> list[str]:
+    """The digits of the number of an entry, slowest first, each with so many values.
+
+    >>> digits((2, 4), "")
+    ['(r8 // 4)', '(r8 % 4)']
+    """
+    found, faster = [], math.prod(counts)
+    name = f"r{faster}{suffix}"
+    for number, count in enumerate(counts):
+        faster //= count
         digit = name if faster == 1 else f"({name} // {faster})"
         if number:  # slower digits stand before it
-            digit = f"({digit} % {part.block})"
-        found.append((part, digit))
+            digit = f"({digit} % {count})"
+        found.append(digit)
     return found
 
 
-def _suffix(place: int, count: int) -> str:
+def suffix_of(place: int, count: int) -> str:
     """How one of several dimensions is indexed, to be broadcast.
 
-    >>> _suffix(0, 1), _suffix(0, 2), _suffix(1, 3)
+    >>> suffix_of(0, 1), suffix_of(0, 2), suffix_of(1, 3)
     ('', '[:, None]', '[None, :, None]')
     """
     if count == 1:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tncompile.plan.occupancy import TOTAL
 from tncompile.plan.schedule import Ref, State, Step, needed_values, operands
 from tncompile.plan.tiles import Axis, Leg, Place, padded
 from tncompile.plan.tiling import is_placed
 
-from .addresses import times
+from .addresses import digits, suffix_of, times
 from .chip import COMPUTE, Chip, Pull
 from .kernels import KernelView, LayerKernels, flat, store
 from .layouts import SumLayout, is_core, occurrences
@@ -118,19 +118,18 @@ class Sums:
             return
         if ref not in self.whole:
             gradient, _ = self._placed(ref, gradient)
-        blocks = tuple(
-            Axis(a.name, count, a.block * a.stride, padded(count), None)
-            for a in self._digits(ref)
-            for count in (-(-a.size // a.block),)
-        )
+        counts = [padded(-(-a.size // a.block)) for a in self._digits(ref)]
+        block = iter(digits(counts, suffix_of(0, 1 + len(dimensions))))
         inner = [
-            tuple(
-                a if a.digit is None else Axis(a.name, a.block, a.stride, a.block, None)
-                for a in own
-            )
+            tuple(a if a.digit is None else replace(a, digit=next(block)) for a in own)
             for own in dimensions
         ]
-        whole = (math.prod(padded(b.size) for b in blocks), *step.shape)
+        # Where blocks begin the other axes say; here stands how many there are.
+        blocks = [
+            Axis(a.name, -(-a.size // a.block), 0, count, None)
+            for a, count in zip(self._digits(ref), counts, strict=True)
+        ]
+        whole = (math.prod(counts), *step.shape)
         value = f"tl.reshape({gradient}, {whole})"
         yield store(pointer, self.writer.at((blocks, *inner), start), value)
 

@@ -117,6 +117,27 @@ def test_dtypes(name: str, dtype: torch.dtype, architecture: int) -> None:
     assert_like_pytorch(module, dtype, architecture)
 
 
+# Of three entries of `f[1]` a program has two: the last block reaches beyond the core, and what
+# programs write for it would stand where the next one's sums begin.
+UNEVEN = """
+network N() {
+    stage (h[1]) {
+        F[1](f[0]: 1)  F[2](f[2]: 2)  F[3](f[0], h[1]: 3)
+        F[4](f[1]: 3, f[2], f[1], h[1])  F[5](f[3]: 1, f[0], f[3], f[1])
+    }
+    G1(leg[2], h[1])  G2(leg[1], leg[5], leg[3], ge: 1, leg[4])
+    G3(leg[5], g[0]: 1)  G4(g[0], leg[3])
+}
+layer a : Tensor(243) from N() { modes = fold(3)  activation = tanh }
+"""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_programs_write_beside_each_other(dtype: torch.dtype) -> None:
+    module = imported(UNEVEN, tile=16, programs=2, largest=16)
+    assert_like_pytorch(module, dtype, 80)
+
+
 # --- products ---------------------------------------------------------------------------------
 
 PRODUCTS = """
