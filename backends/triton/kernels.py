@@ -46,8 +46,11 @@ class KernelView:
     @property
     def compiled(self) -> tuple[str, ...]:
         """What a launch says of how it is compiled."""
-        most = self.taken[self.batch].most
-        options = f"_fewer(options, {most})" if most < MOST_REGISTERS else "options"
+        bounds = {count: taken.most for count, taken in self.taken.items()}
+        most = str(bounds[self.batch])
+        if len({*bounds.values()}) > 1:  # the most inputs at a time, or the fewest
+            most += f" if size == {self.batch} else {bounds[min(bounds)]}"
+        options = f"_fewer(options, {most})" if most != str(MOST_REGISTERS) else "options"
         return f"num_warps={self.warps}", f"**{options}"
 
     @property

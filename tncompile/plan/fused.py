@@ -141,12 +141,22 @@ def plan_fused(kernels: KernelPlan) -> FusedPlan | str:
 def _adjoint_tiles(
     kernels: KernelPlan, rows: tuple[Index, ...], columns: tuple[Index, ...], outputs: ChipStage
 ) -> ChipStage:
-    """The tiles of outputs, or ones of half as many rows where threads have too few registers."""
-    taken = _footprint(Kernel.OUTPUTS_ADJOINT, outputs.backward, kernels.layer, ADJOINT_BATCH)
+    """The tiles of outputs, or ones of fewer rows where threads have too few registers."""
+    found, most = [outputs], SIDE
+    while not (taken := _pulled(kernels.layer, found[-1])).fits and most > LEAST_SUM:
+        most //= 2
+        smaller = _tiles(kernels, rows, columns, sums=True, most=most)
+        if isinstance(smaller, str):
+            break
+        found.append(smaller)
     if taken.fits:
-        return outputs
-    found = _tiles(kernels, rows, columns, sums=True, most=SIDE // 2)
-    return outputs if isinstance(found, str) else found
+        return found[-1]
+    return min(found, key=lambda tiles: _pulled(kernels.layer, tiles).registers)
+
+
+def _pulled(layer: Layer, tiles: ChipStage) -> Footprint:
+    """What the kernel takes that pulls gradients of the cores back through tiles."""
+    return _footprint(Kernel.OUTPUTS_ADJOINT, tiles.backward, layer, ADJOINT_BATCH)
 
 
 def _footprint(kernel: Kernel, chip: ChipStage, layer: Layer, batch: int) -> Footprint:

@@ -47,8 +47,8 @@ class Machine:
         self.warps = -(-program.threads // WARP)
         self.warp = (lane // WARP).astype(np.int32)
         self.epoch = np.zeros(programs, np.int32)
-        self.tensors, self.bytes = tensors, shared
-        self.shared = Memory(np.full(programs * max(shared, 1), 0xFF, np.uint8))
+        self.tensors, self.bytes = tensors, -(-shared // WARP) * WARP
+        self.shared = Memory(np.full(programs * self.bytes, 0xFF, np.uint8))
         self.local = Memory(np.full(self.lanes * program.local, 0xFF, np.uint8))
         self.registers: dict[str, Array] = {}
         self.active: Array = np.ones(self.lanes, bool)

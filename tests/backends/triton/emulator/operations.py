@@ -86,6 +86,7 @@ _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "tanh": np.tanh,
     "copysign": lambda sign, size: np.copysign(size, sign),
 }
+_PAIRS = {"f32x2": ("u64", np.float32), "s16x2": ("u32", np.int16), "u16x2": ("u32", np.uint16)}
 _MODES = {"rn", "ftz", "lo", "hi", "wide", "approx", "full", "uni"}
 
 
@@ -94,13 +95,12 @@ def _arithmetic(machine: Machine, each: Instruction) -> None:
     if name not in _ARITHMETIC or not _MODES.issuperset(modes):
         raise NotEmulatedError(each.text)
     result, *sources = each.operands
-    if kind == "f32x2":  # two numbers side by side in 64 bits
-        pairs = [machine.get(s, "u64").view(np.float32).reshape(-1, 2) for s in sources]
-        machine.put(result, _ARITHMETIC[name](*pairs).reshape(-1).view(np.uint64))
+    if kind in _PAIRS:  # two numbers side by side in a register
+        whole, half = _PAIRS[kind]
+        pairs = [machine.get(s, whole).view(half).reshape(-1, 2) for s in sources]
+        machine.put(result, _ARITHMETIC[name](*pairs).reshape(-1).view(TYPES[whole]))
         return
     if kind not in TYPES or kind in ("bf16", "bf16x2", "f16x2"):
-        raise NotEmulatedError(each.text)
-    if kind in _FLOATS and name == "mul" and kind == "f16":
         raise NotEmulatedError(each.text)
     kinds = [kind] * len(sources)
     if name in ("shl", "shr"):
