@@ -17,9 +17,10 @@ SAFE_REGISTERS = 240
 # With so many two programs of eight warps share a multiprocessor: one runs while the other waits.
 # A compiler can do with fewer registers than it would take, as long as it is not with many fewer.
 HALF_REGISTERS, LEFT_OUT = 128, 1.3
-# Compilers take registers that they could do without, as long as there are some. They may take a
-# quarter more than a prediction says, and not too few.
-ROOM, LEAST_REGISTERS = 1.25, 32
+# Where a batch meets tiles compilers take registers that they could do without, as long as there are
+# some. They may take a quarter more than a prediction says, in the steps in which a GPU deals them
+# out: between these they may spill where they would not with fewer.
+ROOM, DEALT, LEAST_REGISTERS = 1.25, 8, 32
 # Shared memory that a program may take on all of NVIDIA's GPUs since the A100.
 MOST_SHARED = 99 * 1024
 
@@ -49,9 +50,10 @@ TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024)
 
 def footprint(task: Task) -> Footprint:
     """What a program takes in float32."""
-    taken = registers(task)
-    most = min(max(int(ROOM * taken), LEAST_REGISTERS), MOST_REGISTERS)
+    taken, most = registers(task), MOST_REGISTERS
+    if task.meeting is not None and not task.kernel.backward:
+        most = min(max(int(ROOM * taken) // DEALT * DEALT, LEAST_REGISTERS), MOST_REGISTERS)
     shares = task.kernel in (Kernel.READOUT, Kernel.PASS) and task.warps == 8
     if shares and taken <= LEFT_OUT * HALF_REGISTERS:
-        most, taken = min(most, HALF_REGISTERS), min(taken, HALF_REGISTERS)
+        most, taken = HALF_REGISTERS, min(taken, HALF_REGISTERS)
     return Footprint(task.warps, taken, shared_bytes(task), most)
