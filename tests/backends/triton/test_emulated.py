@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,11 +20,10 @@ from tests.backends.triton.emulator.memory import SECTOR
 from tests.backends.triton.interpreter import emitted, fill, without_kernels
 from tests.backends.triton.test_applied import BY_WEIGHT, GROUPED, JOINED, TILED, by_torch, inputs
 from tests.backends.triton.test_applied import run as applied
-from tests.backends.triton.test_weights import relative, run
+from tests.backends.triton.test_weights import GOLDEN, golden_data, relative, run
 from tncompile.api import import_text
 from tncompile.plan import fused
 
-GOLDEN = sorted((Path(__file__).parents[2] / "data" / "oracle").glob("*.json"))
 TREE = "layer a : Linear(64, 64) from TTN(latent = 3) {{ modes = fold(radix = 2)  {} }}"
 # Kernels of 90 have more instructions for matrices than those of 80.
 ARCHITECTURES = (80, 90)
@@ -59,12 +56,8 @@ def assert_close(
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
 def test_golden_case(path: Path) -> None:
-    case = json.loads(path.read_text())
-    data = {k: torch.from_numpy(v) for k, v in np.load(path.with_suffix(".npz")).items()}
-    module = imported(
-        f"layer a : Tensor({2 ** case['order']}) from {case['topology']}(latent ="
-        f" {case['latent']}) {{ activation = {case['activation']} }}"
-    )
+    text, data = golden_data(path)
+    module = imported(text)
     weight = module.AWeight(dtype=torch.float32)
     weight.load_state_dict({name: data[name].float() for name in weight.state_dict()})
     with emulating(module, 90) as launches:

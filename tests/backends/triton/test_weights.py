@@ -90,14 +90,21 @@ def assert_like_pytorch(
 # --- golden cases ----------------------------------------------------------------------------
 
 
-def golden(path: Path) -> tuple[ModuleType, nn.Module, dict[str, Tensor]]:
-    """A case's module, its weight in float64, and its data."""
+def golden_data(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """A case's layer, and its data."""
     case = json.loads(path.read_text())
     data = {k: torch.from_numpy(v) for k, v in np.load(path.with_suffix(".npz")).items()}
-    module = compiled(
+    text = (
         f"layer a : Tensor({2 ** case['order']}) from {case['topology']}(latent ="
         f" {case['latent']}) {{ activation = {case['activation']} }}"
     )
+    return text, data
+
+
+def golden(path: Path) -> tuple[ModuleType, nn.Module, dict[str, Tensor]]:
+    """A case's module, its weight in float64, and its data."""
+    text, data = golden_data(path)
+    module = compiled(text)
     weight = module.AWeight(dtype=torch.float64)
     weight.load_state_dict({name: data[name] for name in weight.state_dict()})
     return module, weight, data
