@@ -18,7 +18,7 @@ from tncompile.graph.ir import Index, Layer
 from tncompile.graph.targets import QKV, Convolution, Linear
 from tncompile.plan.halves import Halves, find_halves
 from tncompile.plan.kernels import KernelPlan, plan_kernels
-from tncompile.plan.occupancy import MOST_SHARED, Footprint
+from tncompile.plan.occupancy import MOST_REGISTERS, MOST_SHARED, Footprint
 from tncompile.plan.onchip import chip_schedules, step_cost
 from tncompile.plan.products import LEAST_SUM, Kernel, Meeting, Product
 from tncompile.plan.profile import H200
@@ -151,7 +151,12 @@ def _adjoint_tiles(
         found.append(smaller)
     if taken.fits:
         return found[-1]
-    return min(found, key=lambda tiles: _pulled(kernels.layer, tiles).registers)
+
+    def excess(tiles: ChipStage) -> tuple[bool, int]:
+        taken = _pulled(kernels.layer, tiles)
+        return taken.shared_bytes > MOST_SHARED, max(taken.registers, MOST_REGISTERS)
+
+    return min(found, key=excess)
 
 
 def _pulled(layer: Layer, tiles: ChipStage) -> Footprint:

@@ -18,8 +18,8 @@ SAFE_REGISTERS = 240
 # A compiler can do with fewer registers than it would take, as long as it is not with many fewer.
 HALF_REGISTERS, LEFT_OUT = 128, 1.3
 # Where a batch meets tiles compilers take registers that they could do without, as long as there
-# are some. They may take a quarter more than a prediction says, in the steps in which a GPU deals
-# them out: between these they may spill where they would not with fewer.
+# are some. There they may take at most a quarter more than a prediction says: a number of which
+# there is a multiple of what a GPU deals out at a time, as at others they spill for no reason.
 ROOM, DEALT, LEAST_REGISTERS = 1.25, 8, 32
 # Shared memory that a program may take on all of NVIDIA's GPUs since the A100.
 MOST_SHARED = 99 * 1024

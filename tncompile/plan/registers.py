@@ -4,8 +4,8 @@ Enters: a `Task`. Leaves: a number, more than there are where some would spill. 
 thread's part of a product of matrices, and what stays the same in a loop; a compiler takes some
 more to have operands there before they are needed. The weights are fitted to what `ptxas` reports
 for the kernels of the examples (`python -m benchmarks.kernels`). Where a batch meets tiles it takes
-very many more, up to a bound that it is given; there a prediction with a quarter more is no less
-than the fewest registers with which nothing spills.
+very many more, up to the bound that it is given; there that bound, which comes from a prediction,
+is no less than the fewest registers with which nothing spills.
 """
 
 from __future__ import annotations

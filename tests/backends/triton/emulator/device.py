@@ -70,11 +70,12 @@ def emulating(
         patch.setattr(JITFunction, "run", run)
         patch.setattr(module, "_by_kernels", lambda name, cores: True)
         # What nobody wrote is no number.
+        before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(True)
         try:
             yield found
         finally:
-            torch.use_deterministic_algorithms(False)
+            torch.use_deterministic_algorithms(before)
 
 
 def _launched(kernel: Any, ptx: str, named: dict[str, Any], grid: tuple[int, int, int]) -> Launch:

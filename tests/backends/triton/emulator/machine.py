@@ -129,6 +129,8 @@ class Machine:
         if "global" in each.parts:
             return self.tensors, at
         if "local" in each.parts:
+            if at[self.active].max(initial=0) >= self.program.local:
+                raise FaultError("an address beyond what a thread has for itself")
             return self.local, at + self.lane * self.program.local
         if "shared" not in each.parts:
             raise NotEmulatedError(each.text)
@@ -169,7 +171,7 @@ class Machine:
                 if name == "ret":
                     at[taking] = np.where(self.active[taking], end, now + 1)
                     break
-                if name in ("bar", "barrier") and instruction.parts[1] == "sync":
+                if instruction.text.split() == ["bar.sync", "0"]:
                     self._meet()
                 elif self.active.any():
                     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.backends.triton.emulator.errors import NotEmulatedError
+from tests.backends.triton.emulator.errors import FaultError, NotEmulatedError
 from tests.backends.triton.emulator.machine import WARP, Machine, Operation
 from tests.backends.triton.emulator.memory import Array
 from tests.backends.triton.emulator.program import Instruction
@@ -14,7 +14,10 @@ _GROUP, _MEMBER = np.arange(WARP) // 4, np.arange(WARP) % 4
 
 def _rows(machine: Machine, at: Array, count: int) -> Array:
     """Addresses `[warp, matrix, row]`: thread 8 i + r says where row r of matrix i is."""
-    return at.reshape(-1, WARP)[:, : 8 * count].reshape(-1, count, 8)
+    found = at.reshape(-1, WARP)[:, : 8 * count].reshape(-1, count, 8)
+    if (found[machine.active.reshape(-1, WARP).all(1)] % 16).any():
+        raise FaultError("the address of a row that is no multiple of 16 bytes")
+    return found
 
 
 def _count(each: Instruction) -> int:

@@ -43,6 +43,34 @@ def _none(size: int) -> Traffic:
     return Traffic(np.zeros(size, np.int32), np.zeros(size // SECTOR, np.int32))
 
 
+_NOBODY, _SEVERAL = -1, -2
+
+
+class _Seen:
+    """Which warp did something to each byte, behind which barrier, and which program ever did."""
+
+    def __init__(self, size: int) -> None:
+        self.warp, self.program = np.full((2, size), _NOBODY, np.int32)
+        self.epoch = np.zeros(size, np.int32)
+
+    def by_others(self, where: Array, warp: Array, epoch: Array, program: Array) -> Array:
+        """Whether another warp did since the last barrier, or another program at all."""
+        own, ever = self.warp[where], self.program[where]
+        lately = (own != _NOBODY) & (own != warp) & (self.epoch[where] == epoch)
+        found: Array = lately | ((ever != _NOBODY) & (ever != program))
+        return found
+
+    def add(self, where: Array, warp: Array, epoch: Array, program: Array) -> None:
+        """What warps do now, some of them perhaps to the same bytes."""
+        warp, epoch, program = (np.broadcast_to(a, where.shape) for a in (warp, epoch, program))
+        own, ever = self.warp[where], self.program[where]
+        lately = (own != _NOBODY) & (own != warp) & (self.epoch[where] == epoch)
+        others = (ever != _NOBODY) & (ever != program)
+        self.warp[where], self.epoch[where], self.program[where] = warp, epoch, program
+        self.warp[where[lately | (self.warp[where] != warp)]] = _SEVERAL
+        self.program[where[others | (self.program[where] != program)]] = _SEVERAL
+
+
 class Memory:
     """Bytes at addresses 0 .. n - 1, with the warps that wrote and read each since their barrier.
 
@@ -54,57 +82,35 @@ class Memory:
     def __init__(self, data: Array, mine: Array | None = None) -> None:
         self.data = data
         self.mine = mine  # which bytes belong to somebody
-        self.writer = np.full(data.size, -1, np.int32)
-        self.written = np.zeros(data.size, np.int32)
-        self.reader = np.full(data.size, -1, np.int32)
-        self.read_at = np.zeros(data.size, np.int32)
+        self.written, self.read = _Seen(data.size), _Seen(data.size)
         self.loads, self.stores = (_none(data.size if mine is not None else 0) for _ in range(2))
-        self.many = np.zeros(data.size, np.int32)  # when it was last read by several warps
 
     def load(self, at: Array, width: int, warp: Array, epoch: Array, warps: int) -> Array:
         """Bytes `[lane, width]` from addresses `[lane]`."""
         where = self._bytes(at, width)
         if self.mine is not None:
             self.loads.add(where, warp)
-        warp, epoch = warp[:, None], epoch[:, None]
-        writer = self.writer[where]
-        other = (writer >= 0) & (writer != warp)
-        now = (self.written[where] == epoch) | (writer // warps != warp // warps)
-        if (other & now).any():
+        who = warp[:, None], epoch[:, None], warp[:, None] // warps
+        if self.written.by_others(where, *who).any():
             raise FaultError("reads what another warp writes, with no barrier between")
-        found = self.data[where]
-        before, when = self.reader[where], self.read_at[where]
-        several = (before >= 0) & (before != warp) & (when == epoch)
-        self.reader[where] = np.broadcast_to(warp, where.shape)
-        self.read_at[where] = np.broadcast_to(epoch, where.shape)
-        several |= self.reader[where] != warp  # in this very instruction
-        self.many[where[several]] = np.broadcast_to(epoch, where.shape)[several] + 1
-        return found
+        self.read.add(where, *who)
+        return self.data[where]
 
     def store(self, at: Array, values: Array, warp: Array, epoch: Array, warps: int) -> None:
-        """Bytes `[lane, width]` to addresses `[lane]`."""
+        """Bytes `[lane, width]` to addresses `[lane]`; several may write the same value."""
         where = self._bytes(at, values.shape[1])
         if self.mine is not None:
             self.stores.add(where, warp)
-        warp, epoch = warp[:, None], epoch[:, None]
-        same = self.data[where] == values
-        writer = self.writer[where]
-        other = (writer >= 0) & (writer != warp)
-        now = (self.written[where] == epoch) | (writer // warps != warp // warps)
-        if (other & now & ~same).any():
+        who = warp[:, None], epoch[:, None], warp[:, None] // warps
+        new = self.data[where] != values
+        if (new & self.written.by_others(where, *who)).any():
             raise FaultError("two warps write to one place, with no barrier between")
-        reader = self.reader[where]
-        other = (reader >= 0) & (reader != warp)
-        now = (self.read_at[where] == epoch) | (reader // warps != warp // warps)
-        others = other & now
-        others |= self.many[where] == epoch + 1
-        if (others & ~same).any():
+        if (new & self.read.by_others(where, *who)).any():
             raise FaultError("writes what another warp reads, with no barrier between")
         self.data[where] = values
         if (self.data[where] != values).any():
             raise FaultError("two threads write different values to one place at once")
-        self.writer[where] = np.broadcast_to(warp, where.shape)
-        self.written[where] = np.broadcast_to(epoch, where.shape)
+        self.written.add(where, *who)
 
     def _bytes(self, at: Array, width: int) -> Array:
         at = at.astype(np.int64)

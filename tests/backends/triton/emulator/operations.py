@@ -27,6 +27,12 @@ def _nothing(machine: Machine, each: Instruction) -> None:
     """What needs no doing where threads are in step."""
 
 
+def _bar(machine: Machine, each: Instruction) -> None:
+    """A barrier of a warp; the machine sees to those of a program."""
+    if each.parts[1] != "warp":
+        raise NotEmulatedError(each.text)
+
+
 # --- arithmetic ------------------------------------------------------------------------------
 
 
@@ -53,6 +59,8 @@ def _quotient(a: Array, b: Array) -> Array:
     """Of integers towards zero."""
     if a.dtype.kind == "f":
         return np.divide(a, b)
+    if a.dtype == np.uint64:
+        raise NotEmulatedError("division in 64 bits without signs")
     a, b, kind = a.astype(np.int64), b.astype(np.int64), a.dtype
     found: Array = np.abs(a) // np.maximum(np.abs(b), 1) * np.sign(a) * np.sign(b)
     return found.astype(kind)
@@ -132,7 +140,7 @@ _COMPARED = {
 
 def _setp(machine: Machine, each: Instruction) -> None:
     how, *modes, kind = each.parts[1:]
-    if modes not in ([], ["ftz"]):
+    if modes not in ([], ["ftz"]) or "|" in str(each.operands[0]):
         raise NotEmulatedError(each.text)
     a, b = (machine.get(operand, kind) for operand in each.operands[1:])
     unordered = np.isnan(a) | np.isnan(b) if kind in _FLOATS else np.zeros(machine.lanes, bool)
@@ -188,7 +196,7 @@ def bfloat16(x: Array) -> Array:
 def _cvt(machine: Machine, each: Instruction) -> None:
     *modes, target, source = each.parts[1:]
     modes = [mode for mode in modes if mode not in ("ftz", "rn", "rz")]
-    if "rz" in each.parts and target[0] == "f":
+    if "rz" in each.parts:
         raise NotEmulatedError(each.text)
     result, *sources = each.operands
     values = [machine.get(operand, source) for operand in sources]
@@ -209,6 +217,9 @@ def _cvt(machine: Machine, each: Instruction) -> None:
     elif target in TYPES and source in TYPES and not {"bf16", "tf32"} & {target, source}:
         if modes:
             value = _ROUNDINGS[modes[0]](value)
+        if source[0] == "f" and target[0] in "su":  # to the nearest number that there is
+            ends = np.iinfo(TYPES[target])
+            value = np.clip(np.nan_to_num(value.astype(np.longdouble)), ends.min, ends.max)
         found = value.astype(TYPES[target])
     else:
         raise NotEmulatedError(each.text)
@@ -250,8 +261,12 @@ def _parts(operand: Operand) -> tuple[str, ...]:
 def _ld(machine: Machine, each: Instruction) -> None:
     result, source = each.operands
     kind, count = _width(each)
+    if kind in ("s8", "s16"):  # would be filled up with its sign
+        raise NotEmulatedError(each.text)
     if "param" in each.parts:
         value = machine.arguments[str(source).strip("[]")]
+        if isinstance(value, float):
+            raise NotEmulatedError(each.text)
         machine.put(result, np.full(machine.lanes, value, TYPES[kind.replace("b", "u")]))
         return
     size = TYPES[kind].itemsize
@@ -291,6 +306,6 @@ _NAMED: dict[str, Operation] = {
     "ld": _ld,
     "st": _st,
     "shfl": _shfl,
-    "bar": _nothing,  # of a warp: the machine sees to those of a program
+    "bar": _bar,
     "fence": _nothing,
 }
