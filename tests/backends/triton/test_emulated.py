@@ -29,9 +29,14 @@ TREE = "layer a : Linear(64, 64) from TTN(latent = 3) {{ modes = fold(radix = 2)
 ARCHITECTURES = (80, 90)
 
 
-def imported(text: str, **sizes: int | None) -> ModuleType:
-    """A module whose kernels are compiled."""
-    return import_text(emitted(text, **sizes), "emulated")
+def imported(text: str, more: str = "", **sizes: int | None) -> ModuleType:
+    """A module whose kernels are compiled, with more lines behind it.
+
+    PyTorch knows its operators by other names than those of one that runs in the interpreter.
+    """
+    named = re.sub(r'"(\w+)_([0-9a-f]{12})"', r'"\1_emulated_\2"', emitted(text, **sizes))
+    assert "_emulated_" in named
+    return import_text(named + more, "emulated")
 
 
 @contextmanager
@@ -97,7 +102,7 @@ KINDS = ("attn", "mera", "conv", "groups_stream", "tree", "drawn", "recomputed",
 def test_weights(name: str, tile: int | None) -> None:
     case = CASES[name]
     tile = 1024 if tile and name == "sliced" else tile
-    module = import_text(emitted(case.text, tile, tile and 2, case.budget), "emulated")
+    module = imported(case.text, tile=tile, programs=tile and 2, budget=case.budget)
     assert_like_pytorch(module, torch.float32, 80)
 
 
@@ -106,7 +111,7 @@ def test_weights(name: str, tile: int | None) -> None:
 @pytest.mark.parametrize("name", ["mera", "sliced"])
 def test_dtypes(name: str, dtype: torch.dtype, architecture: int) -> None:
     tile = 1024 if name == "sliced" else 8
-    module = import_text(emitted(CASES[name].text, tile, 2, CASES[name].budget), "emulated")
+    module = imported(CASES[name].text, tile=tile, programs=2, budget=CASES[name].budget)
     assert_like_pytorch(module, dtype, architecture)
 
 
@@ -151,7 +156,7 @@ def _n_product(
 @pytest.mark.parametrize("dot", ["ieee", "tf32", "float64"])
 def test_products(dot: str) -> None:
     """Batches of matrices of all shapes, vectors among them, of which Triton gets some wrong."""
-    module = import_text(emitted(TREE.format("")) + PRODUCTS, "products")
+    module = imported(TREE.format(""), PRODUCTS)
     shapes = [
         (1, 1, 16, 1), (8, 1, 16, 1), (2, 16, 16, 1), (8, 8, 8, 1), (8, 16, 32, 1), (4, 32, 4, 1),
         (8, 1, 16, 2), (2, 1, 16, 16), (8, 1, 8, 32), (1, 1, 256, 1), (1, 32, 64, 4),
