@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from tests.backends.layers import CASES
 from tests.backends.triton.emulator import FaultError, emulating
 from tests.backends.triton.emulator.memory import SECTOR
+from tests.backends.triton.golden import GOLDEN, golden_data
 from tests.backends.triton.interpreter import emitted, fill, without_kernels
 from tests.backends.triton.test_applied import BY_WEIGHT, GROUPED, JOINED, TILED, by_torch, inputs
 from tests.backends.triton.test_applied import run as applied
-from tests.backends.triton.test_weights import GOLDEN, golden_data, relative, run
+from tests.backends.triton.test_weights import relative, run
 from tncompile.api import import_text
 from tncompile.plan import fused
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
 from tests.backends.layers import CASES
+from tests.backends.triton.golden import GOLDEN
 from tests.backends.triton.interpreter import compiled, emitted, fill, without_kernels
-from tests.backends.triton.test_weights import FORMULAS, GOLDEN, by_kernels, golden, run
+from tests.backends.triton.test_weights import FORMULAS, by_kernels, golden, run
 from tncompile.api import import_text
 
 pytestmark = pytest.mark.usefixtures("interpreter")

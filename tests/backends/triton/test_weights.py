@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.backends.layers import CASES
+from tests.backends.triton.golden import GOLDEN, golden_data
 from tests.backends.triton.interpreter import (
     Launch,
     compiled,
@@ -29,7 +28,6 @@ from tests.reference import Row
 from tests.strategies import rows
 from tncompile.graph.activations import ACTIVATIONS
 
-GOLDEN = sorted((Path(__file__).parents[2] / "data" / "oracle").glob("*.json"))
 pytestmark = pytest.mark.usefixtures("interpreter")
 
 
@@ -88,17 +86,6 @@ def assert_like_pytorch(
 
 
 # --- golden cases ----------------------------------------------------------------------------
-
-
-def golden_data(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """A case's layer, and its data."""
-    case = json.loads(path.read_text())
-    data = {k: torch.from_numpy(v) for k, v in np.load(path.with_suffix(".npz")).items()}
-    text = (
-        f"layer a : Tensor({2 ** case['order']}) from {case['topology']}(latent ="
-        f" {case['latent']}) {{ activation = {case['activation']} }}"
-    )
-    return text, data
 
 
 def golden(path: Path) -> tuple[ModuleType, nn.Module, dict[str, Tensor]]:

@@ -41,12 +41,12 @@ def parse(ptx: str) -> Program:
     text = re.sub(r"//[^\n]*", "", ptx)
     text = text[text.index(".visible .entry") :]
     head, body = re.split(r"^\{$", text, maxsplit=1, flags=re.MULTILINE)
+    code, _ = re.split(r"^\}$", body, maxsplit=1, flags=re.MULTILINE)
     threads = re.search(r"\.reqntid (\d+)", head)
     if threads is None:
         raise NotEmulatedError("a kernel without its number of threads")
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
-    code = body[: re.search(r"^\}$", body, re.MULTILINE).start()]  # type: ignore[union-attr]
     for line in code.splitlines():
         label = re.fullmatch(r"\s*([$\w]+):\s*", line)
         if label:
