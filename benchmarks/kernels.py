@@ -15,7 +15,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,11 @@ def _measured(case: Case, architecture: int) -> dict[str, Any]:
         "registers": found.registers,
         "stack_bytes": found.stack,
         "shared_bytes": found.shared,
-        "predicted": asdict(case.predicted),
+        "predicted": {
+            "registers": min(case.predicted.registers, MOST_REGISTERS),
+            "most_registers": case.predicted.most,
+            "shared_bytes": case.predicted.shared_on(architecture),
+        },
         "processor_seconds": found.seconds,
         "instructions": found.instructions,
         "instructions_per_entry": per_entry,
@@ -122,12 +125,8 @@ def _close(predicted: float, found: float) -> bool:
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Spills, limits, and how many predictions hold."""
 
-    def registers(row: dict[str, Any]) -> bool:
-        wanted = min(row["predicted"]["registers"], MOST_REGISTERS)
-        return _close(wanted, row["registers"])
-
-    def shared(row: dict[str, Any]) -> bool:
-        return _close(row["predicted"]["shared_bytes"], row["shared_bytes"])
+    def close(row: dict[str, Any], name: str) -> bool:
+        return _close(row["predicted"][name], row[name])
 
     return {
         "kernels": len(rows),
@@ -136,8 +135,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             row["shared_bytes"] > SHARED_LIMITS[row["architecture"]] for row in rows
         ),
         "most_seconds": max(row["processor_seconds"] for row in rows),
-        "registers_predicted": sum(map(registers, rows)) / len(rows),
-        "shared_predicted": sum(map(shared, rows)) / len(rows),
+        "registers_predicted": sum(close(r, "registers") for r in rows) / len(rows),
+        "shared_predicted": sum(close(r, "shared_bytes") for r in rows) / len(rows),
     }
 
 

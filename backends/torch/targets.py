@@ -27,10 +27,12 @@ class TargetView:
 
     `bias_bound` is the range of initial biases, none where they begin with zeros. Of a
     convolution `space` names the axes of a position, `strided` takes the positions that it
-    uses, and paddings are amounts for `functional.pad`, none where nothing is padded.
+    uses, and paddings are amounts for `functional.pad`, none where nothing is padded; `shown` are
+    the attributes that PyTorch shows after its kernel's size.
     """
 
     attributes: tuple[str, ...]
+    shown: tuple[str, ...]
     inputs: int
     bias_name: str
     bias_bound: str | None
@@ -78,8 +80,15 @@ def target_view(layer: Layer) -> TargetView:
         dimensions, stride = len(convolution.kernel_size), convolution.stride
     if isinstance(target, Convolution) and target.padding_mode != "zeros":
         amounts, padding = repr(target.padding_amounts), "0"
+    attributes = _attributes(target)
+    usual = {"stride": -1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
     return TargetView(
-        attributes=tuple(f"{n} = {literal(v)}" for n, v in _attributes(target).items()),
+        attributes=tuple(f"{n} = {literal(v)}" for n, v in attributes.items()),
+        shown=tuple(
+            name
+            for name, value in usual.items()
+            if attributes.get(name, value) not in (value, (value,) * dimensions)
+        ),
         inputs=target.inputs if isinstance(target, Biased) else 0,
         bias_name="in_proj_bias" if isinstance(target, QKV) else "bias",
         bias_bound=None if isinstance(target, QKV) else f"1.0 / math.sqrt({fan_in(target)})",

@@ -12,7 +12,7 @@ from tncompile.plan.tiles import Place
 from .addresses import Address, leg_axis, times
 from .chip import COMPUTE, Chip, Pull
 from .kernels import LARGEST_INT32, WIDE, KernelView, LayerKernels, flat, store
-from .sums import Sums, after_tiles, digit_lines, needed_first, read_again
+from .sums import Sums, after_tiles, digit_lines, needed_first, read_again, read_anew
 
 
 class Readout:
@@ -67,12 +67,13 @@ class Readout:
         body += sums.rows("program")
         writer.name_all()
         before, inside = writer.placed(Place.GRID), writer.placed(Place.LOOP)
-        body += writer.run(needed_first(writer, before, inside))
+        anew = read_anew(writer, before, inside)
+        body += writer.run([r for r in needed_first(writer, before, inside) if r not in anew])
         lines, where = self._where(writer)
         mask = f", mask={where.mask}, other=0.0" if where.mask else ""
         inner = [*self._digits(Place.LOOP), *lines]  # the gradient comes while other steps run
         inner += [f"g = tl.load(gradient_ptr + {where.offset}{mask}).to({COMPUTE})"]
-        inner += writer.run(read_again(writer, inside))
+        inner += writer.run(sorted([*anew, *read_again(writer, inside)]))
         if loops > 1:
             inner += pull.run(inside)
             inner += sums.add(before)
@@ -132,7 +133,8 @@ class Readout:
             # Triton's interpreter takes no comparison of a single number as a mask.
             alone = entries > 1 and all(legs[k].block == 1 for k in own)
             lines.append(f"i{number} = {found.offset}{f' + 0 * r{entries}' if alone else ''}")
-            masks += [m for m in (*found.masks, f"i{number} < {size}") if m not in masks]
+            ends = [f"i{number} < {size}"] if modes.extents[number] > size else []
+            masks += [m for m in (*found.masks, *ends) if m not in masks]
             offsets.append(times(f"i{number}", math.prod(modes.shape[number + 1 :])))
         return [*lines, f"at = {self._wide(' + '.join(offsets))}"], Address("at", tuple(masks))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tncompile.plan.occupancy import TOTAL
-from tncompile.plan.schedule import Ref, State, Step, needed_values, operands
+from tncompile.plan.schedule import CoreMatrix, Ref, State, Step, needed_values, operands
 from tncompile.plan.tiles import Axis, Leg, Place, padded
 from tncompile.plan.tiling import is_placed
 
@@ -19,6 +19,9 @@ from .addresses import digits, suffix_of, times
 from .chip import COMPUTE, Chip, Pull
 from .kernels import KernelView, LayerKernels, flat, store
 from .layouts import SumLayout, is_core, occurrences
+
+# Entries of a matrix that threads would hold all through a loop, each those of its products.
+LARGE = 2**8
 
 
 @dataclass
@@ -203,6 +206,16 @@ def needed_first(writer: Chip, before: Sequence[Ref], inside: Sequence[Ref]) -> 
     given = {operand for ref in inside for operand in operands(writer.steps[ref])}
     wanted = _ancestors(writer.steps, given)
     return [ref for ref in before if ref in wanted]
+
+
+def read_anew(writer: Chip, before: Sequence[Ref], inside: Sequence[Ref]) -> set[Ref]:
+    """The large matrices that only a loop reads: again for each tile, not to be held all along."""
+    steps = writer.steps
+    early, late = (
+        {operand for ref in refs for operand in operands(steps[ref])} for refs in (before, inside)
+    )
+    large = (r for r in late - early if math.prod(steps[r].shape) >= LARGE)
+    return {r for r in large if r in before and isinstance(steps[r], CoreMatrix)}
 
 
 def after_tiles(writer: Chip, sums: Sums, before: Sequence[Ref], again: bool) -> Iterator[str]:

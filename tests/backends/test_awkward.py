@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import cache
 from types import ModuleType
@@ -164,3 +165,15 @@ def test_calibration(name: str) -> None:
     weight = module_of(name).AWeight(dtype=torch.float64)
     weight.calibrate(0.5)
     torch.testing.assert_close(weight().std(correction=0).item(), 0.5, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    "given", [{"weight_std": 0.0}, {"weight_std": -1.0}, {"state_std": math.nan}]
+)
+def test_deviations_that_nothing_has(given: dict[str, float]) -> None:
+    weight = module_of("one leg").AWeight()
+    before = [p.clone() for p in weight.parameters()]
+    (name,) = given
+    with pytest.raises(ValueError, match=f"`{name}` is a standard deviation, a positive number"):
+        weight.calibrate(**given)
+    assert all(torch.equal(*pair) for pair in zip(before, weight.parameters(), strict=True))

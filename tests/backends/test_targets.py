@@ -48,7 +48,8 @@ def twin_of(text: str, layer: Any) -> nn.Module:
 
 
 def assert_same(layer: Any, twin: Any, *inputs: Tensor, **options: object) -> None:
-    """Outputs, and gradients of inputs, bias and cores."""
+    """Outputs, and gradients of inputs, bias and cores; and what they say of themselves."""
+    assert layer.extra_repr() == twin.extra_repr()
     mine = [x.clone().requires_grad_() for x in inputs]
     theirs = [x.clone().requires_grad_() for x in inputs]
     found, wanted = layer(*mine, **options), twin(*theirs, **options)

@@ -186,6 +186,7 @@ _LIBRARY_NAMES = frozenset(
         "torch._library.custom_ops.OPDEFS",
         "torch.amp.is_autocast_available",
         "torch.arange",
+        "torch.as_tensor",
         "torch.autocast",
         "torch.autograd.Function",
         "torch.baddbmm",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -20,7 +21,7 @@ from tncompile.diagnostics import topology as target_errors
 from tncompile.graph.activations import activation
 from tncompile.graph.drawing import draw
 from tncompile.graph.initial import STANDARD, Policy
-from tncompile.graph.ir import Activation, Layer, Modes, Program
+from tncompile.graph.ir import PATTERN, Activation, CoreKind, Layer, Modes, Program
 from tncompile.graph.legs import Legs
 from tncompile.graph.modes import FOLD, fold, listed
 from tncompile.graph.names import DTYPES, Called, Names, check_definitions, names_of
@@ -298,18 +299,32 @@ class _LayerBuilder:
     def _replaces(self) -> str | None:
         if "replaces" not in self.settings:
             return None
-        return self.scope.string(self.settings["replaces"], "`replaces`")
+        node = self.settings["replaces"]
+        value = self.scope.string(node, "`replaces`")
+        if value.startswith(PATTERN):
+            try:
+                re.compile(value.removeprefix(PATTERN))
+            except re.error as error:
+                wanted, found = "a regular expression after `re:`", f"text that is none ({error})"
+                fail(errors.WrongType(node.span, "`replaces`", wanted, found))
+        return value
 
     def _warn_of_settings(self, layer: Layer, network: Generator, is_topology: bool) -> None:
         """Settings that a user means to change something with, but that nothing reads."""
         activated = any(stage.activation is not None for stage in layer.stages)
+        drawn = any(p.kind in (CoreKind.ROOT, CoreKind.MIX) for p in layer.parameters)
         unread = {
             "activation": (
                 not activated and self._activation().name != "identity",
                 "it stands between stages, and there is one",
             ),
             "bond": (not network.bond_read, "every wire is given another size"),
-            "init": (not is_topology, "tensors of a network start by a rule of their own"),
+            "init": (
+                not (is_topology and drawn),
+                "it is for roots and mixers, and there are none"
+                if is_topology
+                else "tensors of a network start by a rule of their own",
+            ),
             "batch": (layer.target.kind == "tensor", "a tensor is applied to nothing"),
         }
         for name, (no_effect, reason) in unread.items():

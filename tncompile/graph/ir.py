@@ -43,6 +43,9 @@ class CoreKind(StrEnum):
 
 CONSTANTS = (CoreKind.ONES, CoreKind.COPY)
 
+# What `replaces` begins with where it is a regular expression.
+PATTERN = "re:"
+
 
 @dataclass(frozen=True, slots=True)
 class Core:

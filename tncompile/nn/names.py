@@ -13,14 +13,13 @@ import re
 from collections.abc import Iterable
 
 from tncompile.diagnostics import nearest
+from tncompile.graph.ir import PATTERN
 from tncompile.nn.errors import ModelError
-
-_REGEX = "re:"
 
 
 def is_exact(pattern: str) -> bool:
     """Whether a pattern is a plain name, not a glob or regular expression."""
-    return not pattern.startswith(_REGEX) and not any(sign in pattern for sign in "*?[")
+    return not pattern.startswith(PATTERN) and not any(sign in pattern for sign in "*?[")
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
@@ -35,9 +34,9 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     ['1.mlp.up']
     """
     known = list(names)
-    if pattern.startswith(_REGEX):
+    if pattern.startswith(PATTERN):
         try:
-            compiled = re.compile(pattern.removeprefix(_REGEX))
+            compiled = re.compile(pattern.removeprefix(PATTERN))
         except re.error as error:
             raise ModelError(f"`{pattern}` is no regular expression: {error}") from None
         return [name for name in known if compiled.fullmatch(name)]
@@ -54,7 +53,7 @@ def near(pattern: str, names: Iterable[str]) -> str:
     >>> near("classifer.3", ["classifier.0", "features.0"])
     '; the nearest name is `classifier.0`'
     """
-    close = nearest(pattern.removeprefix(_REGEX), list(names))
+    close = nearest(pattern.removeprefix(PATTERN), list(names))
     if not close:
         return ""
     shown = " and ".join(f"`{name}`" for name in close)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tncompile.graph.ir import Layer, Stage
+from tncompile.plan.limits import show_count
 from tncompile.plan.occupancy import Footprint
 from tncompile.plan.onchip import chip_schedules, product_shape
 from tncompile.plan.passes import hidden_passes, last_passes
@@ -103,10 +104,11 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
     passes += last[:-1]
     states = (math.prod(i.size for i in chip.stage.outgoing) for chip in passes)
     if (kept := 2 * sum(states) * layer.groups) > _MOST_KEPT:
-        return f"its hidden states have {kept // 2} entries, more than kernels keep"
+        return f"its hidden states have {show_count(kept // 2)} entries, more than kernels keep"
     summed = max(map(summed_entries, (*passes, last[-1]))) * layer.groups
     if summed > min(max(_MOST_SUMMED, 2 * layer.modes.entries * layer.groups), _MOST_KEPT):
-        return f"programs would add up {summed} entries of gradients, of cores that are too large"
+        entries = f"{show_count(summed)} entries of gradients"
+        return f"programs would add up {entries}, of cores that are too large"
     hidden, readout = [chip.schedule for chip in trunk], last[-1]
     tiled = {core.parameter for chip in (*passes, readout) for core in chip.stage.cores}
     copied = tuple(padded(p.size) for p in layer.parameters if p.name in tiled)
@@ -116,7 +118,7 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
         passes=tuple(
             Pass(
                 chip,
-                stages_footprint(Kernel.PASS, (chip.schedule,)),
+                _storing(Kernel.PASS, chip),
                 stages_footprint(Kernel.PASS_ADJOINT, (chip.backward.schedule,)),
             )
             for chip in passes
@@ -124,13 +126,18 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
         readout=readout,
         footprints={
             Kernel.TRUNK: stages_footprint(Kernel.TRUNK, hidden),
-            Kernel.READOUT: stages_footprint(Kernel.READOUT, (readout.schedule,)),
+            Kernel.READOUT: _storing(Kernel.READOUT, readout),
             Kernel.READOUT_ADJOINT: stages_footprint(
                 Kernel.READOUT_ADJOINT, (readout.backward.schedule,)
             ),
             Kernel.TRUNK_ADJOINT: stages_footprint(Kernel.TRUNK_ADJOINT, hidden, copied=copied),
         },
     )
+
+
+def _storing(kernel: Kernel, chip: ChipStage) -> Footprint:
+    """What a kernel takes that stores a stage in tiles."""
+    return stages_footprint(kernel, (chip.schedule,), neighbours=chip.tile.neighbours)
 
 
 def _in_one_program(stage: Stage) -> ChipStage | str:

@@ -23,6 +23,7 @@ HALF_REGISTERS, LEFT_OUT = 128, 1.3
 ROOM, DEALT, LEAST_REGISTERS = 1.25, 8, 32
 # Shared memory that a program may take on all of NVIDIA's GPUs since the A100.
 MOST_SHARED = 99 * 1024
+HOPPER = 90  # the compute capability from which on threads can store transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,14 @@ class Footprint:
     """What each program of a kernel takes, as far as can be told before it is compiled.
 
     `registers` are those of a thread, more than `MOST_REGISTERS` where some would spill. The
-    compiler may take as many as `most`.
+    compiler may take as many as `most`. GPUs since Hopper (compute capability 9.0) do with
+    `hopper_bytes` of shared memory.
     """
 
     warps: int
     registers: int
     shared_bytes: int
+    hopper_bytes: int
     most: int = MOST_REGISTERS
 
     @property
@@ -43,9 +46,13 @@ class Footprint:
         """Whether it is sure enough that this is what a multiprocessor has."""
         return self.registers <= SAFE_REGISTERS and self.shared_bytes <= MOST_SHARED
 
+    def shared_on(self, capability: int) -> int:
+        """Bytes of shared memory on GPUs of a compute capability, 90 for 9.0."""
+        return self.hopper_bytes if capability >= HOPPER else self.shared_bytes
+
 
 # The kernel that adds the sums of programs, the same for all layers.
-TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024)
+TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024, hopper_bytes=1024)
 
 
 def footprint(task: Task) -> Footprint:
@@ -56,4 +63,5 @@ def footprint(task: Task) -> Footprint:
     shares = task.kernel in (Kernel.READOUT, Kernel.PASS) and task.warps == 8
     if shares and taken <= LEFT_OUT * HALF_REGISTERS:
         most, taken = HALF_REGISTERS, min(taken, HALF_REGISTERS)
-    return Footprint(task.warps, taken, shared_bytes(task), most)
+    shared, hopper = (shared_bytes(task, transposed=later) for later in (False, True))
+    return Footprint(task.warps, taken, shared, hopper, most)

@@ -20,6 +20,7 @@ LEAST_SUM = 16
 # Results of a product that is cut into parts to shorten its sums, in all of its parts.
 MOST_PARTS = 2**12
 LANES = 32  # threads of a warp
+WHOLE = 2**62  # more entries than any value has
 
 
 def filled(inner: int) -> int:
@@ -148,13 +149,18 @@ class Meeting:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a program of a kernel does; `copied` are the sizes of gradients that it copies."""
+    """What a program of a kernel does.
+
+    `copied` are the sizes of gradients that it copies; so many `neighbours` of its result are
+    together in memory, all of them where nothing is said.
+    """
 
     kernel: Kernel
     stages: tuple[Steps, ...]
     warps: int
     meeting: Meeting | None = None
     copied: tuple[int, ...] = ()
+    neighbours: int = WHOLE
 
     @property
     def threads(self) -> int:

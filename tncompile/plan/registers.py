@@ -11,12 +11,12 @@ is no less than the fewest registers with which nothing spills.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 
-from tncompile.plan.products import LEAST_SUM, Kernel, Task, of_step
+from tncompile.plan.products import LANES, LEAST_SUM, Kernel, Steps, Task, of_step
 from tncompile.plan.schedule import Contract, CoreMatrix, CoreTensor, State, operands
 
-_COUNTED = ("inside", "outside", "dots", "all", "loads", "kept", "state", "contract")
 CHUNK = 2**12  # entries of a core that a program copies at a time
 _COPYING = 4  # warps that do so
 _MANY = 4  # cores; copies of more reuse the registers
@@ -28,49 +28,78 @@ def registers(task: Task) -> int:
     return round(sum(weight * found[name] for name, weight in _weights(task).items()))
 
 
-def counts(task: Task) -> dict[str, float]:
+def counts(task: Task) -> Mapping[str, float]:
     """What registers are for: entries in a thread, and numbers of steps.
 
-    `held` are operands and results of the largest product in a loop, or anywhere if there is none,
-    `all` those of every product; `met` are operands of the one with a batch, `result` entries of
-    the last value, `state` of the largest state, `kept` of values that stay the same in a loop that
-    reads them. `inside` and `outside` count products, in a loop and before it, `dots` those with
-    sums that are not short, `loads` cores and states. `contract` tells of a tree, `spread` of a
-    convolution. `copies` are the cores whose gradients are copied, `copied` entries of the largest.
+    Of products in a loop, or of all if there is none, `held` are operands and results of the
+    largest, `all` those of all; of these `long` and `dots` (their number) tell of products with
+    long sums, `outer` (of the largest) and `short` (of all) of those with short ones. `operands`
+    are those of the largest without its result, `read` those of all, and `bits` tells how long all
+    sums are. Outside of the loop `outside` counts products, `before` those with long sums, and
+    `earlier` tells of the largest with short ones. Of values in a loop these are the `largest` and
+    the last, `result`; `kept` are those that a loop reads and does not make. `state` is the largest
+    state, `loads` counts cores and states, `fetched` are those in a loop, `loaded` the others. Of a
+    batch these are `inputs`, `outputs`, and `columns` of these; `spread`
+    tells of a convolution, `contract` of a tree. `copies` are the cores whose gradients are copied,
+    `copied` entries of the largest, `masked` tells of one with fewer than there are threads.
     """
-    kernel, threads, met = task.kernel, task.threads, task.met
-    found = dict.fromkeys(_COUNTED, 0.0)
-    held = 0 if met is None else met.registers(task.warps)
+    found: defaultdict[str, float] = defaultdict(float, one=1)
     for stage in task.stages:
-        for number, (step, own) in enumerate(zip(stage.steps, stage.looped, strict=True)):
-            made = [p.parts for p in of_step(kernel, stage.steps, number)]
-            if own or not task.looped:
-                held = max([held, *(p.registers(task.warps) for p in made)])
-                found["inside"] += len(made)
-                found["dots"] += sum(p.inner >= LEAST_SUM for p in made)
-                found["all"] += sum(p.registers(task.warps) for p in made)
-            else:
-                found["outside"] += len(made)
-            if own:
-                fixed = (r for r in operands(step) if not stage.looped[r])
-                found["kept"] += sum(
-                    max(math.prod(stage.steps[r].shape) / threads, 1) for r in fixed
-                )
-            found["loads"] += isinstance(step, CoreMatrix | CoreTensor | State)
-            found["contract"] = max(found["contract"], isinstance(step, Contract))
-            if isinstance(step, State):
-                found["state"] = max(found["state"], math.prod(step.shape) / threads)
-    result = math.prod(task.stages[-1].steps[-1].shape) / threads if task.stages else 0
-    return found | {
-        "one": 1,
-        "held": held,
-        "inside": found["inside"] + (met is not None),
-        "met": 0 if met is None else met.operands / threads,
-        "result": result,
-        "spread": task.meeting is not None and task.meeting.spread,
-        "copies": min(len(task.copied), _MANY),
-        "copied": min(max(task.copied, default=0), CHUNK) / (_COPYING * 32),
-    }
+        for number in range(len(stage.steps)):
+            _count(found, task, stage, number)
+    if (met := task.met) is not None:
+        found["held"] = max(found["held"], met.registers(task.warps))
+        found["inputs"] = met.left / task.threads
+        found["outputs"] = met.batch * met.rows * met.columns / task.threads
+        found["columns"] = met.dealt(task.warps).columns
+        found["spread"] = task.meeting is not None and task.meeting.spread
+    if task.stages:
+        found["result"] = math.prod(task.stages[-1].steps[-1].shape) / task.threads
+    if task.copied:
+        found["copies"] = min(len(task.copied), _MANY)
+        found["copied"] = min(max(task.copied), CHUNK) / (_COPYING * LANES)
+        found["masked"] = min(task.copied) < _COPYING * LANES
+    return found
+
+
+def _count(found: defaultdict[str, float], task: Task, stage: Steps, number: int) -> None:
+    """Adds what a step needs."""
+
+    def most(name: str, count: float) -> None:
+        found[name] = max(found[name], count)
+
+    step, threads = stage.steps[number], task.threads
+    own = stage.looped[number] or not task.looped
+    size = math.prod(step.shape) / threads
+    for product in (p.parts for p in of_step(task.kernel, stage.steps, number)):
+        taken = product.registers(task.warps)
+        if not own:
+            found["before"] += product.inner >= LEAST_SUM
+            found["outside"] += 1
+            most("earlier", taken if product.inner < LEAST_SUM else 0)
+            continue
+        most("held", taken)
+        most("operands", product.operands / threads)
+        found["read"] += max(product.operands / threads, 1)
+        found["all"] += taken
+        found["bits"] += math.log2(product.inner)
+        if product.inner >= LEAST_SUM:
+            found["dots"] += 1
+            most("long", taken)
+        else:
+            most("outer", taken)
+            found["short"] += taken
+    if own:
+        most("largest", size)
+    if stage.looped[number]:
+        fixed = (r for r in operands(step) if not stage.looped[r])
+        found["kept"] += sum(max(math.prod(stage.steps[r].shape) / threads, 1) for r in fixed)
+    if isinstance(step, CoreMatrix | CoreTensor | State):
+        found["loads"] += 1
+        found["fetched" if own else "loaded"] += max(size, 1)
+    if isinstance(step, State):
+        most("state", size)
+    most("contract", isinstance(step, Contract))
 
 
 def _weights(task: Task) -> Mapping[str, float]:
@@ -82,11 +111,11 @@ def _weights(task: Task) -> Mapping[str, float]:
     return _MADE[task.kernel, task.looped]
 
 
-_COPIES = {"one": 5.4, "copies": 4.2, "copied": 0.74}
+_COPIES = {"one": 5.2, "copies": 3, "copied": 0.85, "masked": 3}
 # By kernels, and whether one runs through tiles.
 _MADE: Mapping[tuple[Kernel, bool], Mapping[str, float]] = {
     (Kernel.TRUNK, False): {
-        "one": 16.7, "held": 0.33, "loads": 2.08, "result": 2.03, "state": 5.29,
+        "one": 21.9, "held": 0.925, "outer": 0.699, "state": 11.7,
     },
     (Kernel.TRUNK_ADJOINT, False): {
         "one": 26.4, "held": 0.3, "dots": 2.0, "loads": 2.94, "result": 1.48,
@@ -96,8 +125,7 @@ _MADE: Mapping[tuple[Kernel, bool], Mapping[str, float]] = {
         "one": 59.5, "held": 0.26, "all": 0.02, "loads": 2.61, "state": 3.29,
     },
     (Kernel.READOUT, False): {
-        "one": 10.9, "held": 0.185, "all": 0.072, "dots": 2.36, "loads": 1.04, "state": 1.79,
-        "contract": 16.6,
+        "one": 2.04, "held": 0.405, "outer": 0.553, "dots": 13.2,
     },
     (Kernel.READOUT, True): {"held": 0.806, "outside": 1.54, "result": 5.91},
     (Kernel.READOUT_ADJOINT, False): {
@@ -106,26 +134,25 @@ _MADE: Mapping[tuple[Kernel, bool], Mapping[str, float]] = {
     (Kernel.READOUT_ADJOINT, True): {"one": 147.5, "held": 0.38, "result": 1.6, "kept": 1.62},
 }  # fmt: skip
 _MET_BACKWARD = {
-    "one": 61.7, "all": 0.081, "loads": 3.2, "result": 2.85, "kept": 2.72, "state": 0.97,
-    "spread": 22.8,
+    "one": 61.6, "columns": 10.1, "all": 0.035, "long": 0.196, "before": 0.977, "earlier": 0.437,
+    "read": 0.298, "fetched": 8.08, "loaded": 1.03, "spread": 33.2,
 }  # fmt: skip
 # Where a batch meets tiles; and whether few inputs leave room to make sums in parts.
 _MET: Mapping[tuple[Kernel, bool], Mapping[str, float]] = {
     (Kernel.OUTPUTS, False): {
-        "one": 9.93, "held": 0.109, "met": 4.81, "inside": 5.41, "outside": 0.37, "dots": 12.8,
-        "kept": 0.415, "spread": 26.4,
+        "inputs": 8.35, "outputs": 1.22, "outer": 0.578, "operands": 1.55, "bits": 1.85,
+        "dots": 13.2, "contract": 36.4,
     },
     (Kernel.OUTPUTS, True): {
-        "one": 22.7, "met": 0.991, "inside": 14.6, "result": 2.68, "kept": 0.391, "state": 1.58,
-        "spread": 3.43,
+        "one": 61.5, "outputs": 1.21, "short": 0.269, "largest": 3.94, "state": 1.04,
     },
     (Kernel.INPUTS, False): {
-        "one": 18.1, "held": 0.197, "met": 2.85, "inside": 5.68, "dots": 12.9, "loads": 0.309,
-        "kept": 0.151,
+        "one": 38.3, "inputs": 3.52, "outputs": 0.212, "outer": 0.106, "short": 0.161,
+        "long": 0.132, "bits": 1.77, "before": 2.84, "result": 2.81, "state": 0.379,
+        "contract": 9.88,
     },
     (Kernel.INPUTS, True): {
-        "one": 23.2, "all": 0.117, "met": 1.63, "inside": 6.95, "dots": 4.7, "result": 2.14,
-        "kept": 0.667, "contract": 2.39, "spread": 5.66,
+        "one": 57.6, "outputs": 2.11, "outer": 0.431, "bits": 3.49, "largest": 1.39,
     },
     (Kernel.OUTPUTS_ADJOINT, False): _MET_BACKWARD,
     (Kernel.OUTPUTS_ADJOINT, True): _MET_BACKWARD,

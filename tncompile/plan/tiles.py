@@ -97,6 +97,18 @@ class Tile:
         """How many programs differ in such digits alone."""
         return math.prod(leg.count for leg in self.others(axes))
 
+    @property
+    def neighbours(self) -> int:
+        """How many entries of its result are together in memory wherever they are, at least."""
+        found = 1
+        for leg in reversed(self.legs):
+            if leg.index.size % leg.block:
+                break
+            found *= leg.block
+            if leg.count > 1:
+                break
+        return found
+
     def place(self, core: int) -> Place:
         """What a core depends on."""
         names = {axis.digit for axis in self.axes[core]}

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tncompile.graph.ir import Index, Layer, Stage
+from tncompile.plan.limits import show_count
 from tncompile.plan.occupancy import Footprint, footprint
 from tncompile.plan.onchip import LARGEST_OPERAND, LARGEST_VALUE, ChipSchedule, chip_schedules
-from tncompile.plan.products import Kernel, Meeting, Steps, Task
+from tncompile.plan.products import WHOLE, Kernel, Meeting, Steps, Task
 from tncompile.plan.schedule import needed_values, operands
 from tncompile.plan.tiles import Leg, Place, Tile, held, padded, tile
 
@@ -87,6 +88,7 @@ def stages_footprint(
     schedules: Sequence[ChipSchedule],
     meetings: Sequence[Meeting | None] = (None,),
     copied: tuple[int, ...] = (),
+    neighbours: int = WHOLE,
 ) -> Footprint:
     """What a kernel takes, with eight warps where a step makes or reads many entries.
 
@@ -99,7 +101,7 @@ def stages_footprint(
     warps = 8 if most >= MANY else 4
     if footprint(Task(kernel, stages, warps, meetings[0])).registers > AMPLE:
         warps = 8
-    return footprint(Task(kernel, stages, warps, meetings[-1], copied))
+    return footprint(Task(kernel, stages, warps, meetings[-1], copied, neighbours))
 
 
 def weight_tile(
@@ -194,8 +196,8 @@ def too_large(stage: Stage, schedule: ChipSchedule) -> str:
     if count <= most:
         count, most, what = schedule.largest_operand, LARGEST_OPERAND, "entries in a product"
     return (
-        f"stage {stage.number} has {count} {what} at a time, more than the {most} that one GPU"
-        " program holds"
+        f"stage {stage.number} has {show_count(count)} {what} at a time, more than the {most} that"
+        " one GPU program holds"
     )
 
 

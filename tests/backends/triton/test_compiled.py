@@ -79,14 +79,12 @@ def test_a_large_layer(layers: dict[str, Kernels], architecture: int) -> None:
 )
 @pytest.mark.parametrize("name", ["large", "passes"])
 def test_predictions(layers: dict[str, Kernels], name: str) -> None:
-    """Of every kernel of a layer; less well of those that apply it, which have a bound."""
     for case in layers[name].cases():
         found, predicted = compiled(case, 90), case.predicted
-        more = 0.3 if case.kernel.endswith(("_fused", "_fused_inputs")) else 0.2
         assert found.stack <= STACK, case.kernel
         assert found.registers <= predicted.most
-        assert predicted.registers == pytest.approx(found.registers, rel=more), case.kernel
-        assert predicted.shared_bytes == pytest.approx(found.shared, rel=0.2), case.kernel
+        assert predicted.registers == pytest.approx(found.registers, rel=0.2), case.kernel
+        assert predicted.shared_on(90) == pytest.approx(found.shared, rel=0.2), case.kernel
 
 
 def test_all_kernels(layers: dict[str, Kernels]) -> None:
