@@ -39,18 +39,18 @@ def benchmark(quick: bool, jobs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         cases = [
             (file, case)
-            for file in _files(quick)
+            for file in example_files(quick)
             for case in Kernels(source_from(file), Path(folder)).cases()
         ]
         # Convolutions of one shape have the same kernels, which are compiled once.
-        first = {_text(case): number for number, (_, case) in reversed([*enumerate(cases)])}
+        first = {kernel_text(case): number for number, (_, case) in reversed([*enumerate(cases)])}
         _tasks[:] = [(cases[k][1], a) for k in sorted(first.values()) for a in architectures]
         # A task is handed on by its number: functions of modules made here cannot be sent.
         with get_context("fork").Pool(jobs) as pool:
             found = pool.imap(_at, range(len(_tasks)))
             measured: dict[int, tuple[dict[str, Any], ...]] = {}
             for number, (file, case) in enumerate(cases):
-                own = first[_text(case)]
+                own = first[kernel_text(case)]
                 if own == number:
                     measured[own] = tuple(next(found) for _ in architectures)
                 for row in measured[own]:
@@ -77,7 +77,7 @@ def _at(number: int) -> dict[str, Any]:
     return _measured(*_tasks[number])
 
 
-def _files(quick: bool) -> Iterator[Path]:
+def example_files(quick: bool = False) -> Iterator[Path]:
     """The examples; those in folders that are copies of others are left out."""
     if quick:
         yield _EXAMPLES / "digits.tn"
@@ -89,7 +89,7 @@ def _files(quick: bool) -> Iterator[Path]:
             yield file
 
 
-def _text(case: Case) -> str:
+def kernel_text(case: Case) -> str:
     """What a kernel says, without the names of its layer."""
     given = (*case.view.arguments, *case.view.lines, str(case.view.warps), str(case.constants))
     return re.sub(case.layer, "", "\n".join(given))

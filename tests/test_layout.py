@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,3 +156,12 @@ def test_runtime_dependencies_have_tested_lower_bounds() -> None:
     for requirement in PROJECT["project"]["dependencies"]:
         assert ">=" in requirement, requirement
         assert "==" not in requirement, requirement
+
+
+def test_no_merge_is_left_half_done() -> None:
+    """No page or source holds the marks of a conflict."""
+    for suffix in ("md", "py", "jinja", "tn", "lark", "toml"):
+        for path in ROOT.rglob(f"*.{suffix}"):
+            if not any(part.startswith(".") for part in path.relative_to(ROOT).parts):
+                marks = re.findall(r"^(?:<{7}|>{7}) ", path.read_text("utf-8", "replace"), re.MULTILINE)
+                assert not marks, path

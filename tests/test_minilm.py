@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from safetensors.torch import save_file
-from scipy.stats import spearmanr  # type: ignore[import-untyped]
+from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace

@@ -5,7 +5,7 @@ Enters: a `Task`. Leaves: a `Footprint`, by which the planner chooses tiles and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tncompile.plan.products import Kernel, Task
 from tncompile.plan.registers import registers
@@ -32,7 +32,7 @@ class Footprint:
 
     `registers` are those of a thread, more than `MOST_REGISTERS` where some would spill. The
     compiler may take as many as `most`. GPUs since Hopper (compute capability 9.0) do with
-    `hopper_bytes` of shared memory.
+    `hopper_bytes` of shared memory. `task` is what they do, where that is known.
     """
 
     warps: int
@@ -40,6 +40,7 @@ class Footprint:
     shared_bytes: int
     hopper_bytes: int
     most: int = MOST_REGISTERS
+    task: Task | None = field(default=None, repr=False, compare=False)
 
     @property
     def fits(self) -> bool:
@@ -64,4 +65,4 @@ def footprint(task: Task) -> Footprint:
     if shares and taken <= LEFT_OUT * HALF_REGISTERS:
         most, taken = HALF_REGISTERS, min(taken, HALF_REGISTERS)
     shared, hopper = (shared_bytes(task, transposed=later) for later in (False, True))
-    return Footprint(task.warps, taken, shared, hopper, most)
+    return Footprint(task.warps, taken, shared, hopper, most, task)

@@ -11,12 +11,17 @@ is no less than the fewest registers with which nothing spills.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 
 from tncompile.plan.products import LANES, LEAST_SUM, Kernel, Steps, Task, of_step
 from tncompile.plan.schedule import Contract, CoreMatrix, CoreTensor, State, operands
 
+_COUNTED = (
+    *("held", "all", "long", "dots", "outer", "short", "operands", "read", "bits"),
+    *("outside", "before", "earlier", "largest", "result", "kept", "state"),
+    *("loads", "fetched", "loaded", "inputs", "outputs", "columns", "spread", "contract"),
+    *("copies", "copied", "masked"),
+)
 CHUNK = 2**12  # entries of a core that a program copies at a time
 _COPYING = 4  # warps that do so
 _MANY = 4  # cores; copies of more reuse the registers
@@ -25,7 +30,7 @@ _MANY = 4  # cores; copies of more reuse the registers
 def registers(task: Task) -> int:
     """Registers of a thread."""
     found = counts(task)
-    return round(sum(weight * found[name] for name, weight in _weights(task).items()))
+    return round(sum(weight * found[name] for name, weight in weights(task).items()))
 
 
 def counts(task: Task) -> Mapping[str, float]:
@@ -43,7 +48,7 @@ def counts(task: Task) -> Mapping[str, float]:
     tells of a convolution, `contract` of a tree. `copies` are the cores whose gradients are copied,
     `copied` entries of the largest, `masked` tells of one with fewer than there are threads.
     """
-    found: defaultdict[str, float] = defaultdict(float, one=1)
+    found = dict.fromkeys(_COUNTED, 0.0) | {"one": 1.0}
     for stage in task.stages:
         for number in range(len(stage.steps)):
             _count(found, task, stage, number)
@@ -62,7 +67,7 @@ def counts(task: Task) -> Mapping[str, float]:
     return found
 
 
-def _count(found: defaultdict[str, float], task: Task, stage: Steps, number: int) -> None:
+def _count(found: dict[str, float], task: Task, stage: Steps, number: int) -> None:
     """Adds what a step needs."""
 
     def most(name: str, count: float) -> None:
@@ -102,7 +107,7 @@ def _count(found: defaultdict[str, float], task: Task, stage: Steps, number: int
     most("contract", isinstance(step, Contract))
 
 
-def _weights(task: Task) -> Mapping[str, float]:
+def weights(task: Task) -> Mapping[str, float]:
     """How many registers each of these counts takes."""
     if task.meeting is not None:
         return _MET[task.kernel, task.meeting.parted]

@@ -1,0 +1,180 @@
+"""The planner's models of registers, fitted to what kernels need: no GPU is needed.
+
+    python -m benchmarks.registers -o FILE [--random N] [--architectures A ...] [--jobs N]
+    python -m benchmarks.registers --fit FILE ...
+
+The first assembles every kernel of the examples, and of so many random layers, under ever smaller
+bounds, and writes down what it takes with all registers that there are, the fewest with which
+nothing spills, and what the model counts (`tncompile/plan/registers.py`). The second looks for
+weights with which no kernel spills and every prediction holds, and prints them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linprog
+
+from benchmarks.ahead import ARCHITECTURES, Case, Kernels, compiled
+from benchmarks.kernels import TOLERANCE, example_files, kernel_text
+from tncompile.driver import source_from
+from tncompile.plan.occupancy import DEALT, MOST_REGISTERS, ROOM
+from tncompile.plan.products import Task
+from tncompile.plan.registers import counts, weights
+from tncompile.source import SourceFile
+
+_SPILLS = 2 * MOST_REGISTERS  # what a kernel needs that spills with all registers
+_SIZES = (128, 256, 512, 768, 1024, 2048, 4096)
+
+
+def gather(count: int, architectures: Sequence[int], jobs: int, path: Path) -> None:
+    """Write a line for every kernel on every architecture, as soon as it is there."""
+    with tempfile.TemporaryDirectory() as folder:
+        seen: set[str] = set()
+        for source in (*map(source_from, example_files()), *_random_layers(count)):
+            for case in Kernels(source, Path(folder)).cases():
+                if case.predicted.task is not None and kernel_text(case) not in seen:
+                    seen.add(kernel_text(case))
+                    _tasks.extend((case, architecture) for architecture in architectures)
+        # A task is handed on by its number: functions of modules made here cannot be sent.
+        with get_context("fork").Pool(jobs) as pool, path.open("w") as file:
+            for done, row in enumerate(pool.imap_unordered(_row, range(len(_tasks))), 1):
+                file.write(json.dumps(row) + "\n")
+                print(f"\r{done} of {len(_tasks)}", end="", file=sys.stderr, flush=True)
+
+
+_tasks: list[tuple[Case, int]] = []
+
+
+def _random_layers(count: int) -> Iterator[SourceFile]:
+    """Linear layers and convolutions of all decoders."""
+    rng = random.Random(0)
+    for _ in range(count):
+        decoder, latent = rng.choice(("TTN", "aTTN", "MERA")), rng.randint(2, 5)
+        activation = rng.choice(("identity", "tanh", "gelu", "relu"))
+        rows, columns = rng.choice(_SIZES), rng.choice(_SIZES)
+        target, modes = f"Linear({columns}, {rows})", "o by 2, i by 2"
+        if rng.random() < 0.25:
+            rows, columns = rng.choice(_SIZES[:2]), rng.choice(_SIZES[:2])
+            target, modes = f"Conv2d({columns}, {rows}, 3)", "o by 2, i by 2, h, w"
+        settings = f"modes = [{modes}]  activation = {activation}"
+        text = f"layer a : {target} from {decoder}({latent}) {{ {settings} }}\n"
+        yield SourceFile("random.tn", text)
+
+
+def _row(number: int) -> dict[str, Any]:
+    """What a kernel takes and needs, with what the model counts."""
+    case, architecture = _tasks[number]
+    task = case.predicted.task
+    assert task is not None
+    ptx = compiled(case, architecture).ptx
+    taken, stack = _assembled(ptx, architecture, MOST_REGISTERS)
+    few, enough = 2, -(-taken // DEALT)  # in units of what a GPU deals out
+    while not stack and enough - few > 1:
+        middle = (few + enough) // 2
+        if _assembled(ptx, architecture, middle * DEALT)[1]:
+            few = middle
+        else:
+            enough = middle
+    return {
+        "kernel": case.kernel,
+        "batch": case.constants.get("BATCH"),
+        "architecture": architecture,
+        "model": _model(task),
+        "weights": sorted(weights(task)),
+        "taken": taken,
+        "needed": _SPILLS if stack else min(enough * DEALT, taken),
+        "counts": dict(counts(task)),
+    }
+
+
+def _model(task: Task) -> str:
+    """A name for the model of a task: kernels that share their weights have the same."""
+    if not task.stages:
+        return "copies of gradients"
+    parted = task.meeting is not None and task.meeting.parted and not task.kernel.backward
+    looped = task.meeting is None and task.looped
+    return task.kernel.value + ", in parts" * parted + ", tile by tile" * looped
+
+
+def _assembled(ptx: str, architecture: int, most: int) -> tuple[int, int]:
+    """Registers and bytes of stack under a bound, as Triton has PTX assembled."""
+    from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
+
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(re.sub(r"\.maxnreg \d+", f".maxnreg {most}", ptx))
+        file.flush()
+        options = ("-lineinfo", "-v", "--regAllocOptLevel=2", "-o", "/dev/null")
+        target = f"--gpu-name={sm_arch_from_capability(architecture)}"
+        command = [get_ptxas(architecture).path, *options, target, file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = re.search(r"(\d+) bytes stack frame.*Used (\d+) registers", said, re.DOTALL)
+    assert found is not None, said
+    return int(found[2]), int(found[1])
+
+
+def fit(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print weights for each model, and how far off a prediction may be besides."""
+    for model in sorted({row["model"] for row in rows}):
+        own = [row for row in rows if row["model"] == model]
+        names = own[0]["weights"]
+        bounded = own[0]["batch"] is not None and "adjoint" not in model
+        given = np.array([[row["counts"][name] for name in names] for row in own])
+        room, found = _weights(given, *np.array([_bounds(row, bounded) for row in own]).T)
+        print(f"{model} ({len(own)}), room for {room:.1%}:")
+        print("   ", {name: float(f"{w:.3g}") for name, w in zip(names, found, strict=True)})
+
+
+def _bounds(row: Mapping[str, Any], bounded: bool) -> tuple[float, float]:
+    """What a prediction may be: with a bound on registers, so that nothing spills."""
+    most = (1 + TOLERANCE) * row["taken"]
+    if bounded:
+        return -(-row["needed"] // DEALT) * DEALT / ROOM, most
+    return (1 - TOLERANCE) * row["taken"], most if row["needed"] < _SPILLS else 2 * most
+
+
+def _weights(
+    given: np.ndarray[Any, Any], least: np.ndarray[Any, Any], most: np.ndarray[Any, Any]
+) -> tuple[float, np.ndarray[Any, Any]]:
+    """Weights of what is counted that leave predictions most room within their bounds."""
+    scale = np.maximum(np.abs(given).max(0), 1e-9)
+    scaled = given / scale
+    found = linprog(
+        [0.0] * given.shape[1] + [-1.0],
+        A_ub=np.block([[-scaled, least[:, None]], [scaled, most[:, None]]]),
+        b_ub=np.concatenate([-least, most]),
+        bounds=[(0, None)] * given.shape[1] + [(-1, 1)],
+    )
+    return float(found.x[-1]), found.x[:-1] / scale
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-o", "--output", type=Path, help="where to write what is gathered")
+    parser.add_argument("--random", type=int, default=0, help="random layers besides the examples")
+    parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES)
+    parser.add_argument("--jobs", type=int, default=2, help="processes that compile side by side")
+    parser.add_argument("--fit", type=Path, nargs="+", help="files of what was gathered")
+    options = parser.parse_args(arguments)
+    if options.output is not None:
+        gather(options.random, options.architectures, options.jobs, options.output)
+    if options.fit:
+        lines = (line for file in options.fit for line in file.read_text().splitlines())
+        fit([json.loads(line) for line in lines])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
