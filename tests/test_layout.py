@@ -163,5 +163,7 @@ def test_no_merge_is_left_half_done() -> None:
     for suffix in ("md", "py", "jinja", "tn", "lark", "toml"):
         for path in ROOT.rglob(f"*.{suffix}"):
             if not any(part.startswith(".") for part in path.relative_to(ROOT).parts):
-                marks = re.findall(r"^(?:<{7}|>{7}) ", path.read_text("utf-8", "replace"), re.MULTILINE)
+                marks = re.findall(
+                    r"^(?:<{7}|>{7}) ", path.read_text("utf-8", "replace"), re.MULTILINE
+                )
                 assert not marks, path
