@@ -27,7 +27,7 @@ from tncompile.backends.triton.views import layer_kernels
 from tncompile import driver
 from tncompile.emit import Header, load_backend, module_program
 from tncompile.plan.kernels import KernelPlan
-from tncompile.plan.occupancy import MOST_REGISTERS, Footprint
+from tncompile.plan.occupancy import FITTED, MOST_REGISTERS, Footprint
 from tncompile.source import SourceFile
 
 ARCHITECTURES = (80, 90, 100)
@@ -152,6 +152,7 @@ def compiled(case: Case, architecture: int, dtype: str = "float32", dot: str = "
     )
     options = {"num_warps": case.view.warps, "enable_fp_fusion": True, "num_stages": 1}
     known = computed == "fp32" and dot == "ieee"  # as modules launch them
+    known &= not case.predicted.fitted or triton.__version__.startswith(f"{FITTED}.")
     options |= {"maxnreg": case.predicted.most if known else MOST_REGISTERS}
     begin = _processor_seconds()
     with _always_compiled():

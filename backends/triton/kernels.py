@@ -51,6 +51,8 @@ class KernelView:
         if len({*bounds.values()}) > 1:  # the most inputs at a time, or the fewest
             most += f" if size == {self.batch} else {bounds[min(bounds)]}"
         options = f"_fewer(options, {most})" if most != str(MOST_REGISTERS) else "options"
+        if any(taken.fitted for taken in self.taken.values()):
+            options = f"_fitted(options, {most})"
         return f"num_warps={self.warps}", f"**{options}"
 
     @property

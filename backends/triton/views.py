@@ -12,6 +12,7 @@ from tncompile.emit.stage import attribute
 from tncompile.emit.text import call, shape_text
 from tncompile.graph.ir import Layer
 from tncompile.plan.fused import BATCH, LEAST_BATCH, FusedPlan, HalvesPlan
+from tncompile.plan.occupancy import FITTED
 
 from ..torch import views as plain
 from .activations import written_out
@@ -252,6 +253,7 @@ class ChipsView:
     contractions: bool
     functions: frozenset[str]
     oldest: str
+    fitted: str
     newest: str
 
 
@@ -273,5 +275,6 @@ def chips_view(layers: Sequence[LayerView]) -> ChipsView:
         contractions="_tile_contract" in text,
         functions=written_out(text),
         oldest=OLDEST,
+        fitted=FITTED,
         newest=NEWEST,
     )

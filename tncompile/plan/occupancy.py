@@ -23,6 +23,7 @@ HALF_REGISTERS, LEFT_OUT = 128, 1.3
 ROOM, DEALT, LEAST_REGISTERS = 1.25, 8, 32
 # Shared memory that a program may take on all of NVIDIA's GPUs since the A100.
 MOST_SHARED = 99 * 1024
+FITTED = "3.7"  # the version of Triton that models are fitted to
 HOPPER = 90  # the compute capability from which on threads can store transposed
 
 
@@ -41,6 +42,13 @@ class Footprint:
     hopper_bytes: int
     most: int = MOST_REGISTERS
     task: Task | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the bound comes from what kernels need as one version of Triton makes them."""
+        return (
+            self.most < MOST_REGISTERS and self.task is not None and self.task.meeting is not None
+        )
 
     @property
     def fits(self) -> bool:

@@ -259,7 +259,7 @@ def test_all_of_a_module_keeps_to_it(name: str) -> None:
     text = emitted(CASES[name].text)
     launched = re.findall(r"num_warps=\d+,\s*(\S+)", text)
     assert launched
-    known = ("**options", "**_options(", "**_fewer(options, ")
+    known = ("**options", "**_options(", "**_fewer(options, ", "**_fitted(options, ")
     assert all(options.startswith(known) for options in launched)
     assert text.count("tl.dot(") == text.count("input_precision=DOT, out_dtype=a.dtype") > 0
     read = dict(re.findall(r"= tl\.load\((\w+?)_ptr(.*)", text))
@@ -268,3 +268,15 @@ def test_all_of_a_module_keeps_to_it(name: str) -> None:
     assert all(".to(COMPUTE)" in read[pointer] for pointer in read.keys() - between)
     (kept,) = re.findall(r"_a_kept\(.*?kept = (.*?)\n", text, re.DOTALL)
     assert ", dtype=_computed(" in kept
+
+
+@pytest.mark.parametrize(("version", "most"), [("3.7.1", 64), ("3.9.0", 255)])
+def test_bounds_are_those_of_one_version(
+    version: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Triton 3.7 makes of a kernel needs no more registers; of others nothing is known."""
+    module = compiled(CASES["conv"].text)
+    options = {"COMPUTE": module.tl.float32, "DOT": "ieee", "maxnreg": 255}
+    monkeypatch.setattr(module, "_TRITON", version)
+    assert module._fitted(options, 64)["maxnreg"] == most
+    assert module._fitted(options | {"DOT": "tf32"}, 64)["maxnreg"] == 255
