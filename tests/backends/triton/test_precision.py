@@ -275,7 +275,7 @@ def test_bounds_are_those_of_one_version(
     version: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Triton 3.7 makes of a kernel needs no more registers; of others nothing is known."""
-    module = compiled(CASES["conv"].text)
+    module = compiled("layer a : Linear(64, 64) from TTN(3)")
     options = {"COMPUTE": module.tl.float32, "DOT": "ieee", "maxnreg": 255}
     monkeypatch.setattr(module, "_TRITON", version)
     assert module._fitted(options, 64)["maxnreg"] == most
