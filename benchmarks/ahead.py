@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -40,7 +40,10 @@ _COMPUTED = {"float64": "fp64"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A kernel of a layer; `entries` are those of the weight that one of its loops handles."""
+    """A kernel of a layer; `entries` are those of the weight that one of its loops handles.
+
+    `helpers` are the sources of what the kernels of its module call.
+    """
 
     layer: str
     kernel: str
@@ -48,6 +51,7 @@ class Case:
     view: KernelView
     entries: int
     constants: Mapping[str, int]
+    helpers: str = field(repr=False)
 
     @property
     def predicted(self) -> Footprint:
@@ -113,6 +117,7 @@ class Kernels:
 
     def cases(self) -> Iterator[Case]:
         """Every kernel of every layer that has some."""
+        helpers = self._helpers()
         for planned, view in self.layers:
             plan, name = planned.kernels, planned.layer.name
             if not isinstance(plan, KernelPlan):
@@ -122,7 +127,15 @@ class Kernels:
                 function, entries = getattr(self.module, kernel.name), tiles.get(kernel, 0)
                 for batch in sorted(kernel.taken):
                     constants = {"BATCH": batch} if batch else {}
-                    yield Case(name, kernel.name, function, kernel, entries, constants)
+                    yield Case(name, kernel.name, function, kernel, entries, constants, helpers)
+
+    def _helpers(self) -> str:
+        """The sources of functions for kernels that are no kernel of a layer."""
+        from triton.runtime import JITFunction
+
+        kernels = tuple(f"_{planned.layer.name}_" for planned, _ in self.layers)
+        found = (own for own in vars(self.module).values() if isinstance(own, JITFunction))
+        return "\n".join(sorted(f.src for f in found if not f.__name__.startswith(kernels)))
 
 
 def is_between(name: str) -> bool:

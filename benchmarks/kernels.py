@@ -14,7 +14,8 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def benchmark(quick: bool, jobs: int) -> dict[str, Any]:
                         "file": str(file.relative_to(ROOT)),
                         "kernel": case.kernel,
                         "batch": case.constants.get("BATCH"),
+                        "sha256": kernel_digest(case),
                     }
                     rows.append(name | row)
                     print(_line(rows[-1]), flush=True)
@@ -95,6 +97,11 @@ def kernel_text(case: Case) -> str:
     return re.sub(case.layer, "", "\n".join(given))
 
 
+def kernel_digest(case: Case) -> str:
+    """What tells whether a row is of the kernel that is made now."""
+    return sha256(f"{kernel_text(case)}\n{case.helpers}".encode()).hexdigest()[:16]
+
+
 def _measured(case: Case, architecture: int) -> dict[str, Any]:
     """A row: what a compiled kernel takes, and what was predicted."""
     found = compiled(case, architecture)
@@ -105,11 +112,7 @@ def _measured(case: Case, architecture: int) -> dict[str, Any]:
         "registers": found.registers,
         "stack_bytes": found.stack,
         "shared_bytes": found.shared,
-        "predicted": {
-            "registers": min(case.predicted.registers, MOST_REGISTERS),
-            "most_registers": case.predicted.most,
-            "shared_bytes": case.predicted.shared_on(architecture),
-        },
+        "predicted": predicted(case, architecture),
         "processor_seconds": found.seconds,
         "instructions": found.instructions,
         "instructions_per_entry": per_entry,
@@ -117,17 +120,25 @@ def _measured(case: Case, architecture: int) -> dict[str, Any]:
     }
 
 
-def _close(predicted: float, found: float) -> bool:
+def predicted(case: Case, architecture: int) -> dict[str, int]:
+    """What the planner expects a kernel to take on an architecture."""
+    found = case.predicted
+    return {
+        "registers": min(found.registers, MOST_REGISTERS),
+        "most_registers": found.most,
+        "shared_bytes": found.shared_on(architecture),
+    }
+
+
+def is_close(row: Mapping[str, Any], name: str) -> bool:
     """Whether a prediction is as good as wanted."""
-    return abs(predicted - found) <= TOLERANCE * found
+    found: int = row[name]
+    wanted: int = row["predicted"][name]
+    return abs(wanted - found) <= TOLERANCE * found
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Spills, limits, and how many predictions hold."""
-
-    def close(row: dict[str, Any], name: str) -> bool:
-        return _close(row["predicted"][name], row[name])
-
     return {
         "kernels": len(rows),
         "with_stack": sum(row["stack_bytes"] > 0 for row in rows),
@@ -135,8 +146,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             row["shared_bytes"] > SHARED_LIMITS[row["architecture"]] for row in rows
         ),
         "most_seconds": max(row["processor_seconds"] for row in rows),
-        "registers_predicted": sum(close(r, "registers") for r in rows) / len(rows),
-        "shared_predicted": sum(close(r, "shared_bytes") for r in rows) / len(rows),
+        "registers_predicted": sum(is_close(r, "registers") for r in rows) / len(rows),
+        "shared_predicted": sum(is_close(r, "shared_bytes") for r in rows) / len(rows),
     }
 
 
