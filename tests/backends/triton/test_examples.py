@@ -1,7 +1,7 @@
 """The kernels of the examples, by the table of what compilers made of them.
 
 To compile all of them takes a quarter of an hour (`python -m benchmarks.kernels`), so what they
-take is committed, with a digest of each. Where a kernel has changed, the table has to be made again.
+take is committed, with a digest of each. Where a kernel has changed, the table is made again.
 """
 
 from __future__ import annotations
