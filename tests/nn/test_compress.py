@@ -223,7 +223,6 @@ def _nothing(model: Net) -> None:
         (UP.replace('"up"', '"upp"'), _nothing, "no module or parameter of that name.*is `up`"),
         (UP.replace("16, 12", "12, 16"), _nothing, r"has shape \(12, 16\), that of layer `up`"),
         ("layer up : Linear(16, 12) from TTN(3)", _nothing, "does not say what it replaces"),
-        (UP.replace('"up"', '"re:("'), _nothing, "is no regular expression"),
         (UP.replace('"up"', '"features"'), _nothing, "is a Sequential without a parameter"),
         (UP.replace('"up"', '"features.2"'), _nothing, r"has shape \(16, 16, 3, 3\)"),
         (
@@ -271,6 +270,10 @@ def test_other_bad_input() -> None:
         compress(net(), UP, how="copy")
     with pytest.raises(ModelError, match="no layer `upp`; the nearest name is `up`"):
         compress(net(), UP, layers=["upp"])
+    with pytest.raises(ModelError, match="`re:\\(` is no regular expression: missing"):
+        compress(net(), UP, layers={"up": "re:("})
+    with pytest.raises(DiagnosticError, match="`replaces` must be a regular expression"):
+        compress(net(), UP.replace('"up"', '"re:("'))
     with pytest.raises(DiagnosticError):
         compress(net(), "layer up : Linear(16, 12) from TNT(3)")
     with pytest.raises(DiagnosticError):
