@@ -168,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes that compile side by side")
     parser.add_argument("--fit", type=Path, nargs="+", help="files of what was gathered")
     options = parser.parse_args(arguments)
+    if options.output is None and not options.fit:
+        parser.error("say where to write what is gathered (-o), or what to fit (--fit)")
     if options.output is not None:
         gather(options.random, options.architectures, options.jobs, options.output)
     if options.fit:

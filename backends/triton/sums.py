@@ -20,7 +20,8 @@ from .chip import COMPUTE, Chip, Pull
 from .kernels import KernelView, LayerKernels, flat, store
 from .layouts import SumLayout, is_core, occurrences
 
-# Entries of a matrix that threads would hold all through a loop, each those of its products.
+# Entries from which on a matrix is not held all through a loop: one for each of 256 threads, and
+# each thread holds all those that its products need.
 LARGE = 2**8
 
 

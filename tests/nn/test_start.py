@@ -150,6 +150,20 @@ def test_row_groups_have_a_scale_each() -> None:
         assert relative_error(made, group) == pytest.approx(warm_start(alone, group), rel=1e-6)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_constant_weight_is_no_crash(value: float, groups: int) -> None:
+    """Nothing can be scaled to a deviation of zero; the first row group has one here."""
+    weight = torch.full((16, 16), value, dtype=torch.float64)
+    if groups > 1:
+        torch.manual_seed(0)
+        weight[8:] = torch.randn(8, 16, dtype=torch.float64)
+    text = f"layer a : Linear(16, 16) from TTN(2) {{ activation = tanh  groups = {groups} }}"
+    generator = emitted(text).AWeight(dtype=torch.float64)
+    assert warm_start(generator, weight) < 1.0
+    assert bool(torch.isfinite(generator()).all())
+
+
 def test_padding_is_no_part_of_the_weight() -> None:
     torch.manual_seed(0)
     weight = torch.randn(10, 7, dtype=torch.float64)

@@ -304,7 +304,7 @@ class _LayerBuilder:
         if value.startswith(PATTERN):
             try:
                 re.compile(value.removeprefix(PATTERN))
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 wanted, found = "a regular expression after `re:`", f"text that is none ({error})"
                 fail(errors.WrongType(node.span, "`replaces`", wanted, found))
         return value

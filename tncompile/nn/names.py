@@ -37,7 +37,7 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     if pattern.startswith(PATTERN):
         try:
             compiled = re.compile(pattern.removeprefix(PATTERN))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ModelError(f"`{pattern}` is no regular expression: {error}") from None
         return [name for name in known if compiled.fullmatch(name)]
     if not is_exact(pattern):

@@ -166,7 +166,8 @@ def _calibrate(generator: nn.Module, layer: Layer, weight: Tensor, deviation: fl
 
     def scaled_to(scale: Tensor) -> None:
         scale = scale.to(weight.dtype)
-        calibrate(scale if layer.groups > 1 else float(scale), state_std=deviation)
+        # A constant weight has no scale; of row groups `calibrate` leaves those alone itself.
+        calibrate(scale if layer.groups > 1 else float(scale) or None, state_std=deviation)
 
     scaled_to(whole)
     made = generator().double().reshape(layer.groups, -1)

@@ -34,6 +34,8 @@ def machine_memory() -> Memory:
 def show_bytes(number: int) -> str:
     """Bytes in a binary unit, rounded up so that the number shown suffices as a budget.
 
+    Numbers that no machine has bytes for are rounded to three digits.
+
     >>> show_bytes(64), show_bytes(2**26), show_bytes(2**26 + 1), show_bytes(2**100)
     ('64B', '64MiB', '64.01MiB', '1.15e+18TiB')
     """

@@ -44,9 +44,9 @@ def counts(task: Task) -> Mapping[str, float]:
     `earlier` tells of the largest with short ones. Of values in a loop these are the `largest` and
     the last, `result`; `kept` are those that a loop reads and does not make. `state` is the largest
     state, `loads` counts cores and states, `fetched` are those in a loop, `loaded` the others. Of a
-    batch these are `inputs`, `outputs`, and `columns` of these; `spread`
-    tells of a convolution, `contract` of a tree. `copies` are the cores whose gradients are copied,
-    `copied` entries of the largest, `masked` tells of one with fewer than there are threads.
+    batch these are `inputs`, `outputs`, and `columns` of these; `spread` tells of a convolution,
+    `contract` of a tree. `copies` are the cores whose gradients are copied, `copied` entries of the
+    largest, `masked` tells of one with fewer than there are threads.
     """
     found = dict.fromkeys(_COUNTED, 0.0) | {"one": 1.0}
     for stage in task.stages:

@@ -70,7 +70,7 @@ def _moved(task: Task, stage: Steps, number: int, transposed: bool) -> Iterator[
     if kernel is Kernel.TRUNK and (outer := _outer(stage, number)):
         before = made(task.warps, outer)
         if number == len(stage.steps) - 1 and stage is not task.stages[-1]:
-            after = in_order(task.warps, size)  # of which stages make what follows
+            after = in_order(task.warps, size)  # for the activation; more stages follow
             yield exchanged(before, after, transposed=transposed)
             before = after
         yield exchanged(before, stored(task.warps, size), transposed=transposed)

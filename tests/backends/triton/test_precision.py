@@ -259,7 +259,7 @@ def test_all_of_a_module_keeps_to_it(name: str) -> None:
     text = emitted(CASES[name].text)
     launched = re.findall(r"num_warps=\d+,\s*(\S+)", text)
     assert launched
-    known = ("**options", "**_options(", "**_fewer(options, ", "**_fitted(options, ")
+    known = ("**options", "**_options(", "**_fewer(options,", "**_fitted(options,")
     assert all(options.startswith(known) for options in launched)
     assert text.count("tl.dot(") == text.count("input_precision=DOT, out_dtype=a.dtype") > 0
     read = dict(re.findall(r"= tl\.load\((\w+?)_ptr(.*)", text))
@@ -275,7 +275,9 @@ def test_bounds_are_those_of_one_version(
     version: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Triton 3.7 makes of a kernel needs no more registers; of others nothing is known."""
-    module = compiled("layer a : Linear(64, 64) from TTN(3)")
+    text = "layer a : Linear(64, 64) from TTN(3)"
+    assert re.search(r"\*\*_fitted\(options, \d+ if size == 64 else \d+\)", emitted(text))
+    module = compiled(text)
     options = {"COMPUTE": module.tl.float32, "DOT": "ieee", "maxnreg": 255}
     monkeypatch.setattr(module, "_TRITON", version)
     assert module._fitted(options, 64)["maxnreg"] == most
