@@ -274,6 +274,11 @@ def test_other_bad_input() -> None:
         compress(net(), UP, layers={"up": "re:("})
     with pytest.raises(DiagnosticError, match="`replaces` must be a regular expression"):
         compress(net(), UP.replace('"up"', '"re:("'))
+    for pattern in ("re:a{99999999999999999999}", f"re:{'(' * 5000}{')' * 5000}"):
+        with pytest.raises(ModelError, match="is no regular expression"):
+            compress(net(), UP, layers={"up": pattern})
+        with pytest.raises(DiagnosticError, match="`replaces` must be a regular expression"):
+            compress(net(), UP.replace('"up"', f'"{pattern}"'))
     with pytest.raises(DiagnosticError):
         compress(net(), "layer up : Linear(16, 12) from TNT(3)")
     with pytest.raises(DiagnosticError):

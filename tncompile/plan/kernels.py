@@ -126,7 +126,7 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
         readout=readout,
         footprints={
             Kernel.TRUNK: stages_footprint(Kernel.TRUNK, hidden),
-            Kernel.READOUT: _storing(Kernel.READOUT, readout),
+            Kernel.READOUT: _storing(Kernel.READOUT, readout, _row(layer)),
             Kernel.READOUT_ADJOINT: stages_footprint(
                 Kernel.READOUT_ADJOINT, (readout.backward.schedule,)
             ),
@@ -135,9 +135,16 @@ def plan_kernels(layer: Layer) -> KernelPlan | str:
     )
 
 
-def _storing(kernel: Kernel, chip: ChipStage) -> Footprint:
-    """What a kernel takes that stores a stage in tiles."""
-    return stages_footprint(kernel, (chip.schedule,), neighbours=chip.tile.neighbours)
+def _storing(kernel: Kernel, chip: ChipStage, row: int = 0) -> Footprint:
+    """What a kernel takes that stores a stage in tiles, in rows of so many entries, if any."""
+    neighbours = math.gcd(chip.tile.neighbours, row)
+    return stages_footprint(kernel, (chip.schedule,), neighbours=neighbours)
+
+
+def _row(layer: Layer) -> int:
+    """Entries of a row of a weight whose columns are cropped; 0 where rows follow each other."""
+    inner, folded = layer.modes.shape[1:], layer.modes.extents[1:]
+    return 0 if inner == folded else math.prod(inner)
 
 
 def _in_one_program(stage: Stage) -> ChipStage | str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.ahead import ARCHITECTURES, DTYPES, SHARED_LIMITS, Kernels, Resources, compiled
@@ -85,6 +87,16 @@ def test_predictions(layers: dict[str, Kernels], name: str) -> None:
         assert found.registers <= predicted.most
         assert predicted.registers == pytest.approx(found.registers, rel=0.2), case.kernel
         assert predicted.shared_on(90) == pytest.approx(found.shared, rel=0.2), case.kernel
+
+
+@pytest.mark.parametrize("columns", [1000, 1001, 1024])
+def test_threads_store_what_is_together(columns: int, tmp_path: Path) -> None:
+    """Four neighbours each, unless rows begin anywhere; that tells what they exchange before."""
+    settings = "modes = [o by 4, i by 4]  bond = 4"
+    text = f"layer n : Linear({columns}, 1024) from TTN(3) {{ {settings} }}\n"
+    cases = Kernels(source_from(text), tmp_path).cases()
+    (case,) = [case for case in cases if case.kernel == "_n_readout"]
+    assert case.predicted.shared_on(90) == compiled(case, 90).shared
 
 
 def test_all_kernels(layers: dict[str, Kernels]) -> None:

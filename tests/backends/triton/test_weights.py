@@ -362,29 +362,6 @@ def test_grids_and_loops_occur() -> None:
     assert "mask=" in emitted(AWKWARD["sevens"], 8, 4)
 
 
-@pytest.mark.parametrize(
-    ("text", "tile"),
-    [
-        ("(32, 12) from TTN(2) { bond = 4  modes = [o as (2, 3, 2), i as (4, 2, 4)]", 8),
-        ("(36, 12) from TTN(3) { bond = 4  modes = [o as (3, 2, 2), i as (3, 3, 4)]", 32),
-        ("(24, 16) from aTTN(3) { bond = 3  modes = [o as (2, 4, 2), i as (3, 4, 2)]", 64),
-    ],
-)
-def test_matrices_read_for_each_tile(text: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that only a loop reads are not held all through it, if they are large."""
-    text = f"layer a : Linear{text}  activation = tanh }}\n"
-    held = emitted(text, tile, 4)
-    monkeypatch.setattr("tncompile.backends.triton.sums.LARGE", 1)
-    text += "# One entry is large."
-    assert _looped(emitted(text, tile, 4)).count("tl.load") > _looped(held).count("tl.load")
-    assert_like_pytorch(text, tile, 4)
-
-
-def _looped(text: str) -> str:
-    """The loop of a readout's adjoint."""
-    return text.partition("def _a_readout_adjoint")[2].partition("for tile")[2].partition("\n\n")[0]
-
-
 @pytest.mark.parametrize("name", ["mera", "groups", "drawn"])
 def test_the_same_bits_each_time(name: str) -> None:
     weight = compiled(CASES[name].text, 8, 4).AWeight(dtype=torch.float32)
