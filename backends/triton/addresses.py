@@ -127,3 +127,16 @@ def leg_axis(leg: Leg, stride: int) -> Axis:
     """A leg as an axis of the weight."""
     digit = leg.digit if leg.count > 1 else None
     return Axis(leg.index.name, leg.index.size, stride, leg.block, digit)
+
+
+def load(pointer: str, where: Address, more: str = "") -> str:
+    """An expression that reads a value, zero where there is nothing."""
+    mask = f", mask={where.mask}, other=0.0" if where.mask else ""
+    return f"tl.load({pointer} + {where.offset}{mask}{more})"
+
+
+def store(pointer: str, where: Address, value: str) -> str:
+    """A line that writes a value."""
+    mask = f", mask={where.mask}" if where.mask else ""
+    offset = "" if where.offset == "0" else f" + {where.offset}"
+    return f"tl.store({pointer}{offset}, {value}{mask})"

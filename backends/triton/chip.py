@@ -33,7 +33,7 @@ from tncompile.plan.schedule import (
 from tncompile.plan.tiles import Axis, Place
 from tncompile.plan.tiling import ChipStage
 
-from .addresses import Address, address
+from .addresses import Address, address, load
 
 Shape = tuple[int, ...]
 COMPUTE = "COMPUTE"  # the dtype in which a kernel computes
@@ -131,16 +131,13 @@ class Chip:
         again = ", volatile=True" if self.again else ""  # otherwise the first value is kept
         match step:
             case State():
-                found = self.at((self.chip.tile.state,), self.start)
-                mask = f", mask={found.mask}, other=0.0" if found.mask else ""
-                code = f"tl.load({self.state} + {found.offset}{mask}{again})"
+                code = load(self.state, self.at((self.chip.tile.state,), self.start), again)
             case CoreMatrix() | CoreTensor():
                 core = self.chip.stage.cores[step.core]
                 assert core.parameter is not None
                 found = self.at(self.dimensions(ref), self.chip.tile.offsets[step.core])
                 pointer = pointer_name(self.parameters[core.parameter])
-                mask = f", mask={found.mask}, other=0.0" if found.mask else ""
-                code = f"tl.load({pointer} + {found.offset}{mask}{again}).to({COMPUTE})"
+                code = f"{load(pointer, found, again)}.to({COMPUTE})"
             case Identity():
                 self.ranges.add(step.size)
                 code = f"(r{step.size}[:, None] == r{step.size}[None, :]).to({COMPUTE})"

@@ -15,7 +15,7 @@ from tncompile.plan.occupancy import MOST_REGISTERS, Footprint
 from tncompile.plan.schedule import Ref
 
 from .activations import elementwise
-from .addresses import Address, ranges
+from .addresses import ranges
 from .chip import Chip, pointer_name
 from .layouts import layout
 
@@ -151,13 +151,6 @@ def flat(writer: Chip, ref: Ref, name: str) -> tuple[str, int]:
     size = math.prod(writer.steps[ref].shape)
     writer.ranges.add(size)
     return f"tl.reshape({name}, ({size},))", size
-
-
-def store(pointer: str, where: Address, value: str) -> str:
-    """A line that writes a value."""
-    mask = f", mask={where.mask}" if where.mask else ""
-    offset = "" if where.offset == "0" else f" + {where.offset}"
-    return f"tl.store({pointer}{offset}, {value}{mask})"
 
 
 def learnt_name(stage: int, name: str) -> str:

@@ -13,9 +13,9 @@ from tncompile.plan.kernels import Pass
 from tncompile.plan.tiles import Place
 from tncompile.plan.tiling import ChipStage
 
-from .addresses import Address, leg_axis
+from .addresses import Address, leg_axis, load, store
 from .chip import Chip, Pull
-from .kernels import KernelView, LayerKernels, flat, store
+from .kernels import KernelView, LayerKernels, flat
 from .sums import Sums, after_tiles, digit_lines, needed_first, total
 
 
@@ -94,9 +94,7 @@ class PassWriter:
         return writer.at((tuple(reversed(axes)),), start)
 
     def _load(self, writer: Chip, pointer: str, start: int) -> str:
-        where = self._at(writer, start)
-        mask = f", mask={where.mask}, other=0.0" if where.mask else ""
-        return f"tl.load({pointer} + {where.offset}{mask})"
+        return load(pointer, self._at(writer, start))
 
     def _forward(self) -> KernelView:
         """The state after the pass, tile by tile."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from tncompile.plan.products import Kernel
 from tncompile.plan.tiles import Place
 
-from .addresses import Address, leg_axis, times
+from .addresses import Address, leg_axis, load, store, times
 from .chip import COMPUTE, Chip, Pull
-from .kernels import LARGEST_INT32, WIDE, KernelView, LayerKernels, flat, store
+from .kernels import LARGEST_INT32, WIDE, KernelView, LayerKernels, flat
 from .sums import Sums, after_tiles, digit_lines, needed_first, read_again, read_anew
 
 
@@ -70,9 +70,8 @@ class Readout:
         anew = read_anew(writer, before, inside)
         body += writer.run([r for r in needed_first(writer, before, inside) if r not in anew])
         lines, where = self._where(writer)
-        mask = f", mask={where.mask}, other=0.0" if where.mask else ""
         inner = [*self._digits(Place.LOOP), *lines]  # the gradient comes while other steps run
-        inner += [f"g = tl.load(gradient_ptr + {where.offset}{mask}).to({COMPUTE})"]
+        inner += [f"g = {load('gradient_ptr', where)}.to({COMPUTE})"]
         inner += writer.run(sorted([*anew, *read_again(writer, inside)]))
         if loops > 1:
             inner += pull.run(inside)

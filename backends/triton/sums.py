@@ -15,9 +15,9 @@ from tncompile.plan.schedule import CoreMatrix, Ref, State, Step, needed_values,
 from tncompile.plan.tiles import Axis, Leg, Place, padded
 from tncompile.plan.tiling import is_placed
 
-from .addresses import digits, suffix_of, times
+from .addresses import digits, store, suffix_of, times
 from .chip import COMPUTE, Chip, Pull
-from .kernels import KernelView, LayerKernels, flat, store
+from .kernels import KernelView, LayerKernels, flat
 from .layouts import SumLayout, is_core, occurrences
 
 # Entries from which on a matrix is not held all through a loop: one for each of 256 threads, and

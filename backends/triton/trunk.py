@@ -17,8 +17,9 @@ from tncompile.plan.schedule import (
 from tncompile.plan.tiles import padded
 
 from .activations import Elementwise
+from .addresses import address, leg_axis, load, store
 from .chip import Chip, Pull
-from .kernels import KernelView, LayerKernels, flat, store
+from .kernels import KernelView, LayerKernels, flat
 from .layouts import is_core
 from .passes import pass_totals
 
@@ -107,10 +108,7 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
     body += ["# Gradients that programs have summed up stand there already."]
     body += _summed_gradients(kernels, used)
     if plan.trunk:
-        size = math.prod(plan.trunk[-1].schedule.steps[-1].shape)
-        used.add(size)
-        start = layout.sums[0].state
-        body += [f"dx{len(plan.trunk)} = tl.load({totals[0]} + {start} + r{size})"]
+        body += [f"dx{len(plan.trunk)} = {_summed_state(kernels, totals[0], used)}"]
     writers = _writers(kernels, used)
     if writers:
         body += ["# What a step reads stands before the last one, during which memory answers."]
@@ -129,6 +127,16 @@ def trunk_adjoint(kernels: LayerKernels) -> KernelView:
         used,
         plan.footprints[Kernel.TRUNK_ADJOINT],
     )
+
+
+def _summed_state(kernels: LayerKernels, pointer: str, used: set[int]) -> str:
+    """The gradient of the last hidden state; programs with digits of its legs write no padding."""
+    axes, stride = [], 1
+    for leg in reversed(kernels.plan.trunk[-1].tile.legs):
+        axes.append(leg_axis(leg, stride))
+        stride *= leg.block
+    used.add(stride)
+    return load(pointer, address((axes[::-1],), kernels.layout.sums[0].state))
 
 
 def _summed_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:

@@ -4,6 +4,9 @@
 what is compiled here is imported, and called, inside of `interpreting()`, which hands the library's
 functions to the interpreter, and takes back at its end all that the interpreter has changed: other
 tests of the process may compile kernels for a GPU, before and after.
+
+What no kernel has written is NaN there, as PyTorch fills fresh memory in its deterministic mode: a
+kernel that reads it is found whatever the memory held before.
 """
 
 from __future__ import annotations
@@ -49,9 +52,13 @@ def interpreting() -> Iterator[None]:
                 if isinstance(value, JITFunction):
                     setattr(space, name, _interpreted(value))
         assert triton.knobs.runtime.interpret
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
         try:
             yield
         finally:
+            torch.use_deterministic_algorithms(deterministic)
             for space, names in zip(_SPACES, before, strict=True):
                 now = vars(space)
                 for name in [name for name, value in names.items() if now[name] is not value]:
