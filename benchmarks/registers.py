@@ -6,7 +6,8 @@
 The first assembles every kernel of the examples, and of so many random layers, under ever smaller
 bounds, and writes down what it takes with all registers that there are, the fewest with which
 nothing spills, and what the model counts (`tncompile/plan/registers.py`). The second looks for
-weights with which no kernel spills and every prediction holds, and prints them.
+weights with which no kernel of the examples spills and every prediction for them holds, and those
+for random layers are as little off as can be; it prints them.
 """
 
 from __future__ import annotations
@@ -31,22 +32,26 @@ from benchmarks.kernels import TOLERANCE, example_files, kernel_text
 from tncompile.driver import source_from
 from tncompile.plan.occupancy import DEALT, MOST_REGISTERS, ROOM
 from tncompile.plan.products import Task
-from tncompile.plan.registers import counts, weights
+from tncompile.plan.registers import comes_early, counts, weights
 from tncompile.source import SourceFile
 
 _SPILLS = 2 * MOST_REGISTERS  # what a kernel needs that spills with all registers
-_SIZES = (128, 256, 512, 768, 1024, 2048, 4096)
+_SIZES = (96, 128, 243, 256, 343, 512, 729, 768, 1000, 1024, 2048, 3072, 4096)
+_CHANNELS = (16, 32, 64, 128)
+_SAFE = 0.01  # of a prediction: weights are rounded
 
 
 def gather(count: int, architectures: Sequence[int], jobs: int, path: Path) -> None:
     """Write a line for every kernel on every architecture, as soon as it is there."""
     with tempfile.TemporaryDirectory() as folder:
         seen: set[str] = set()
-        for source in (*map(source_from, example_files()), *_random_layers(count)):
+        examples = [source_from(file) for file in example_files()]
+        for source in (*examples, *_random_layers(count)):
             for case in Kernels(source, Path(folder)).cases():
                 if case.predicted.task is not None and kernel_text(case) not in seen:
                     seen.add(kernel_text(case))
-                    _tasks.extend((case, architecture) for architecture in architectures)
+                    given = source in examples
+                    _tasks.extend((case, architecture, given) for architecture in architectures)
         # A task is handed on by its number: functions of modules made here cannot be sent.
         with get_context("fork").Pool(jobs) as pool, path.open("w") as file:
             for done, row in enumerate(pool.imap_unordered(_row, range(len(_tasks))), 1):
@@ -54,30 +59,34 @@ def gather(count: int, architectures: Sequence[int], jobs: int, path: Path) -> N
                 print(f"\r{done} of {len(_tasks)}", end="", file=sys.stderr, flush=True)
 
 
-_tasks: list[tuple[Case, int]] = []
+# Kernels with architectures, and whether an example has them.
+_tasks: list[tuple[Case, int, bool]] = []
 
 
 def _random_layers(count: int) -> Iterator[SourceFile]:
-    """Linear layers and convolutions of all decoders."""
+    """Linear layers and convolutions of all decoders, of many radices and bonds."""
     rng = random.Random(0)
     for _ in range(count):
-        decoder, latent = rng.choice(("TTN", "aTTN", "MERA")), rng.randint(2, 5)
+        decoder, latent = rng.choice(("TTN", "aTTN", "MERA", "BrickWall")), rng.randint(2, 5)
+        size = f"depth = {rng.randint(1, 3)}" if decoder == "BrickWall" else f"latent = {latent}"
         activation = rng.choice(("identity", "tanh", "gelu", "relu"))
+        radix, bond = rng.choice((2, 2, 2, 3, 4, 5, 8)), rng.choice((2, 2, 3, 4))
         rows, columns = rng.choice(_SIZES), rng.choice(_SIZES)
-        target, modes = f"Linear({columns}, {rows})", "o by 2, i by 2"
-        if rng.random() < 0.25:
-            rows, columns = rng.choice(_SIZES[:2]), rng.choice(_SIZES[:2])
-            target, modes = f"Conv2d({columns}, {rows}, 3)", "o by 2, i by 2, h, w"
-        settings = f"modes = [{modes}]  activation = {activation}"
-        text = f"layer a : {target} from {decoder}({latent}) {{ {settings} }}\n"
+        target, modes = f"Linear({columns}, {rows})", f"o by {radix}, i by {radix}"
+        if rng.random() < 0.2:
+            rows, columns = rng.choice(_CHANNELS), rng.choice(_CHANNELS)
+            target, modes = f"Conv2d({columns}, {rows}, 3)", f"{modes}, h, w"
+        settings = f"modes = [{modes}]  bond = {bond}  activation = {activation}"
+        text = f"layer a : {target} from {decoder}({size}) {{ {settings} }}\n"
         yield SourceFile("random.tn", text)
 
 
 def _row(number: int) -> dict[str, Any]:
     """What a kernel takes and needs, with what the model counts."""
-    case, architecture = _tasks[number]
+    case, architecture, example = _tasks[number]
     task = case.predicted.task
     assert task is not None
+    early = comes_early(task)
     ptx = compiled(case, architecture).ptx
     taken, stack = _assembled(ptx, architecture, MOST_REGISTERS)
     few, enough = 2, -(-taken // DEALT)  # in units of what a GPU deals out
@@ -91,20 +100,21 @@ def _row(number: int) -> dict[str, Any]:
         "kernel": case.kernel,
         "batch": case.constants.get("BATCH"),
         "architecture": architecture,
-        "model": _model(task),
-        "weights": sorted(weights(task)),
+        "example": example,
+        "model": _model(task, early),
+        "weights": sorted(weights(task, early)),
         "taken": taken,
         "needed": _SPILLS if stack else min(enough * DEALT, taken),
-        "counts": dict(counts(task)),
+        "counts": dict(counts(task, early)),
     }
 
 
-def _model(task: Task) -> str:
+def _model(task: Task, early: bool) -> str:
     """A name for the model of a task: kernels that share their weights have the same."""
     if not task.stages:
         return "copies of gradients"
     parted = task.meeting is not None and task.meeting.parted and not task.kernel.backward
-    looped = task.meeting is None and task.looped
+    looped = task.meeting is None and task.looped and not early
     return task.kernel.value + ", in parts" * parted + ", tile by tile" * looped
 
 
@@ -125,15 +135,23 @@ def _assembled(ptx: str, architecture: int, most: int) -> tuple[int, int]:
 
 
 def fit(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print weights for each model, and how far off a prediction may be besides."""
+    """Print weights for each model, and for how many kernels of random layers they hold."""
     for model in sorted({row["model"] for row in rows}):
         own = [row for row in rows if row["model"] == model]
         names = own[0]["weights"]
         bounded = own[0]["batch"] is not None and "adjoint" not in model
         given = np.array([[row["counts"][name] for name in names] for row in own])
-        room, found = _weights(given, *np.array([_bounds(row, bounded) for row in own]).T)
-        print(f"{model} ({len(own)}), room for {room:.1%}:")
+        least, most = np.array([_bounds(row, bounded) for row in own]).T
+        examples = np.array([row["example"] for row in own])
+        found = _weights(given, least, most, examples)
+        print(f"{model}, of {examples.sum()} kernels of examples and {sum(~examples)} others:")
+        if found is None:
+            print("    no weights hold for all of the examples")
+            continue
+        predicted = given @ found
+        hold = (least <= predicted) & (predicted <= most)
         print("   ", {name: float(f"{w:.3g}") for name, w in zip(names, found, strict=True)})
+        print(f"    hold for {(hold & ~examples).sum()} of the others")
 
 
 def _bounds(row: Mapping[str, Any], bounded: bool) -> tuple[float, float]:
@@ -145,18 +163,24 @@ def _bounds(row: Mapping[str, Any], bounded: bool) -> tuple[float, float]:
 
 
 def _weights(
-    given: np.ndarray[Any, Any], least: np.ndarray[Any, Any], most: np.ndarray[Any, Any]
-) -> tuple[float, np.ndarray[Any, Any]]:
-    """Weights of what is counted that leave predictions most room within their bounds."""
+    given: np.ndarray[Any, Any],
+    least: np.ndarray[Any, Any],
+    most: np.ndarray[Any, Any],
+    examples: np.ndarray[Any, Any],
+) -> np.ndarray[Any, Any] | None:
+    """Weights of what is counted: within the bounds of examples, least beyond those of others.
+
+    What a prediction is beyond counts relative to its bound. None where there are no such weights.
+    """
     scale = np.maximum(np.abs(given).max(0), 1e-9)
-    scaled = given / scale
+    scaled, beyond = given / scale, np.diag(least)
     found = linprog(
-        [0.0] * given.shape[1] + [-1.0],
-        A_ub=np.block([[-scaled, least[:, None]], [scaled, most[:, None]]]),
-        b_ub=np.concatenate([-least, most]),
-        bounds=[(0, None)] * given.shape[1] + [(-1, 1)],
+        [0.0] * len(scale) + [1.0] * len(least),
+        A_ub=np.block([[-scaled, -beyond], [scaled, -beyond]]),
+        b_ub=np.concatenate([-(1 + _SAFE) * least, (1 - _SAFE) * most]),
+        bounds=[(0, None)] * len(scale) + [(0, 0 if example else None) for example in examples],
     )
-    return float(found.x[-1]), found.x[:-1] / scale
+    return None if found.x is None else found.x[: len(scale)] / scale
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -182,6 +182,29 @@ def test_a_gpu_benchmark_that_fails_or_is_late() -> None:
     assert verdicts[1:4] == [("not measured", "wrong results")] * 3
 
 
+@pytest.mark.parametrize("others", [[], [20.0], [26.0, 500.0]])
+def test_weights_hold_for_examples_first(
+    others: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    registers = pytest.importorskip("benchmarks.registers")
+    taken = [(8.0, 26.0, True), (16.0, 42.0, True), *((8.0, own, False) for own in others)]
+    row = {"model": "readout", "batch": None, "weights": ["held", "one"]}
+    rows = [
+        row | {"counts": {"held": held, "one": 1.0}, "taken": own, "needed": own, "example": given}
+        for held, own, given in taken
+    ]
+    registers.fit(rows)
+    said = capsys.readouterr().out
+    found = re.search(r"'held': (\S+), 'one': (\S+)}", said)
+    assert found is not None
+    for held, own, given in taken:
+        predicted = float(found[1]) * held + float(found[2])
+        assert (predicted == pytest.approx(own, rel=0.2)) == (given or own < 100)
+    assert f"hold for {sum(own < 100 for own in others)} of the others" in said
+    registers.fit([*rows, rows[0] | {"taken": 500.0, "needed": 500.0}])
+    assert "no weights hold for all of the examples" in capsys.readouterr().out
+
+
 def test_the_decoders_are_those_of_the_example() -> None:
     example = read_program((ROOT / "examples" / "vgg16_fc2.tn").read_text("utf-8"))
     measured = [read_program(d.text).layers[0] for d in decoders(False) if d.activation == "elu"]

@@ -2,10 +2,11 @@
 
 Enters: a `Task`. Leaves: a number, more than there are where some would spill. Most of them hold a
 thread's part of a product of matrices, and what stays the same in a loop; a compiler takes some
-more to have operands there before they are needed. The weights are fitted to what `ptxas` reports
-for the kernels of the examples (`python -m benchmarks.kernels`). Where a batch meets tiles it takes
-very many more, up to the bound that it is given; there that bound, which comes from a prediction,
-is no less than the fewest registers with which nothing spills.
+more to have operands there before they are needed. The weights are fitted to what `ptxas` reports:
+they hold for all kernels of the examples, and come near to those of random layers
+(`python -m benchmarks.registers`). Where a batch meets tiles it takes very many more, up to the
+bound that it is given; there that bound, which comes from a prediction, is no less than the fewest
+registers with which nothing spills.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tncompile.plan.schedule import Contract, CoreMatrix, CoreTensor, State, ope
 
 _COUNTED = (
     *("held", "all", "long", "dots", "outer", "short", "operands", "read", "bits"),
-    *("outside", "before", "earlier", "largest", "result", "kept", "state"),
+    *("before", "earlier", "largest", "result", "kept", "state"),
     *("loads", "fetched", "loaded", "inputs", "outputs", "columns", "spread", "contract"),
     *("copies", "copied", "masked"),
 )
@@ -28,38 +29,50 @@ _MANY = 4  # cores; copies of more reuse the registers
 
 
 def registers(task: Task) -> int:
-    """Registers of a thread."""
-    found = counts(task)
-    return round(sum(weight * found[name] for name, weight in weights(task).items()))
+    """Registers of a thread: in a loop, or for what comes before it where that takes more."""
+    return round(_weighted(task, comes_early(task)))
 
 
-def counts(task: Task) -> Mapping[str, float]:
+def comes_early(task: Task) -> bool:
+    """Whether what comes before a loop takes more registers than the loop."""
+    apart = task.looped and task.meeting is None
+    return apart and _weighted(task, early=True) > _weighted(task, early=False)
+
+
+def _weighted(task: Task, early: bool) -> float:
+    found = counts(task, early)
+    return sum(weight * found[name] for name, weight in weights(task, early).items())
+
+
+def counts(task: Task, early: bool = False) -> Mapping[str, float]:
     """What registers are for: entries in a thread, and numbers of steps.
+
+    With `early` only what comes before a loop is counted, as if nothing followed.
 
     Of products in a loop, or of all if there is none, `held` are operands and results of the
     largest, `all` those of all; of these `long` and `dots` (their number) tell of products with
     long sums, `outer` (of the largest) and `short` (of all) of those with short ones. `operands`
     are those of the largest without its result, `read` those of all, and `bits` tells how long all
-    sums are. Outside of the loop `outside` counts products, `before` those with long sums, and
-    `earlier` tells of the largest with short ones. Of values in a loop these are the `largest` and
-    the last, `result`; `kept` are those that a loop reads and does not make. `state` is the largest
-    state, `loads` counts cores and states, `fetched` are those in a loop, `loaded` the others. Of a
-    batch these are `inputs`, `outputs`, and `columns` of these; `spread` tells of a convolution,
-    `contract` of a tree. `copies` are the cores whose gradients are copied, `copied` entries of the
-    largest, `masked` tells of one with fewer than there are threads.
+    sums are. Outside of the loop `before` counts products with long sums, and `earlier` tells of
+    the largest with short ones. Of values in a loop these are the `largest` and the last, `result`;
+    `kept` are those that a loop reads and does not make. `state` is the largest state, `loads`
+    counts cores and states, `fetched` are those in a loop, `loaded` the others. Of a batch these
+    are `inputs`, `outputs`, and `columns` of these; `spread` tells of a convolution, `contract` of
+    a tree. `copies` are the cores whose gradients are copied, `copied` entries of the largest,
+    `masked` tells of one with fewer than there are threads.
     """
     found = dict.fromkeys(_COUNTED, 0.0) | {"one": 1.0}
     for stage in task.stages:
-        for number in range(len(stage.steps)):
-            _count(found, task, stage, number)
+        for number, looped in enumerate(stage.looped):
+            if not (early and looped):
+                _count(found, task, stage, number, early)
+                found["result"] = math.prod(stage.steps[number].shape) / task.threads
     if (met := task.met) is not None:
         found["held"] = max(found["held"], met.registers(task.warps))
         found["inputs"] = met.left / task.threads
         found["outputs"] = met.batch * met.rows * met.columns / task.threads
         found["columns"] = met.dealt(task.warps).columns
         found["spread"] = task.meeting is not None and task.meeting.spread
-    if task.stages:
-        found["result"] = math.prod(task.stages[-1].steps[-1].shape) / task.threads
     if task.copied:
         found["copies"] = min(len(task.copied), _MANY)
         found["copied"] = min(max(task.copied), CHUNK) / (_COPYING * LANES)
@@ -67,20 +80,19 @@ def counts(task: Task) -> Mapping[str, float]:
     return found
 
 
-def _count(found: dict[str, float], task: Task, stage: Steps, number: int) -> None:
+def _count(found: dict[str, float], task: Task, stage: Steps, number: int, early: bool) -> None:
     """Adds what a step needs."""
 
     def most(name: str, count: float) -> None:
         found[name] = max(found[name], count)
 
     step, threads = stage.steps[number], task.threads
-    own = stage.looped[number] or not task.looped
+    own = early or stage.looped[number] or not task.looped
     size = math.prod(step.shape) / threads
     for product in (p.parts for p in of_step(task.kernel, stage.steps, number)):
         taken = product.registers(task.warps)
         if not own:
             found["before"] += product.inner >= LEAST_SUM
-            found["outside"] += 1
             most("earlier", taken if product.inner < LEAST_SUM else 0)
             continue
         most("held", taken)
@@ -107,32 +119,34 @@ def _count(found: dict[str, float], task: Task, stage: Steps, number: int) -> No
     most("contract", isinstance(step, Contract))
 
 
-def weights(task: Task) -> Mapping[str, float]:
+def weights(task: Task, early: bool = False) -> Mapping[str, float]:
     """How many registers each of these counts takes."""
     if task.meeting is not None:
         return _MET[task.kernel, task.meeting.parted]
     if task.kernel is Kernel.TRUNK_ADJOINT and not task.stages:
         return _COPIES
-    return _MADE[task.kernel, task.looped]
+    return _MADE[task.kernel, task.looped and not early]
 
 
 _COPIES = {"one": 5.2, "copies": 3, "copied": 0.85, "masked": 3}
 # By kernels, and whether one runs through tiles.
 _MADE: Mapping[tuple[Kernel, bool], Mapping[str, float]] = {
     (Kernel.TRUNK, False): {
-        "one": 21.9, "held": 0.925, "outer": 0.699, "state": 11.7,
+        "one": 13.7, "held": 0.492, "short": 0.333, "read": 0.589, "state": 3.97,
     },
     (Kernel.TRUNK_ADJOINT, False): {
-        "one": 26.4, "held": 0.3, "dots": 2.0, "loads": 2.94, "result": 1.48,
+        "one": 29, "all": 0.106, "outer": 0.821, "largest": 1.23, "copied": 0.422, "masked": 4.25,
     },
-    (Kernel.PASS, False): {"one": 35, "held": 0.04, "all": 0.151, "state": 1.2},
+    (Kernel.PASS, False): {
+        "long": 0.299, "dots": 1.75, "outer": 0.682, "result": 0.906, "state": 1.22, "loads": 1.73,
+    },
     (Kernel.PASS_ADJOINT, False): {
-        "one": 59.5, "held": 0.26, "all": 0.02, "loads": 2.61, "state": 3.29,
+        "one": 57.3, "all": 0.0456, "outer": 0.475, "read": 0.146, "fetched": 1.97,
     },
     (Kernel.READOUT, False): {
         "one": 2.04, "held": 0.405, "outer": 0.553, "dots": 13.2,
     },
-    (Kernel.READOUT, True): {"held": 0.806, "outside": 1.54, "result": 5.91},
+    (Kernel.READOUT, True): {"one": 24.3, "held": 0.638, "result": 0.999, "loaded": 2.25},
     (Kernel.READOUT_ADJOINT, False): {
         "one": 75, "held": 0.252, "loads": 4.06, "result": 1.76, "state": 2.37,
     },

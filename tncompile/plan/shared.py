@@ -32,10 +32,11 @@ _STORING = (Kernel.READOUT, Kernel.PASS)
 
 def shared_bytes(task: Task, *, transposed: bool) -> int:
     """The most that is there at a time; `transposed` as `exchanged` has it."""
-    found = [p.parts for stage in task.stages for p in products(task.kernel, stage.steps)]
-    if task.met is not None:
-        found.append(task.met)
-    taken = [p.operands for p in found if p.inner >= LEAST_SUM]
+    found = [p for stage in task.stages for p in products(task.kernel, stage.steps)]
+    taken = [_summed(task, p) for p in found]
+    taken += [p.parts.operands for p in found if p.parts.inner >= LEAST_SUM]
+    if task.met is not None and task.met.inner >= LEAST_SUM:
+        taken.append(task.met.operands)
     for stage in task.stages:
         for number in range(len(stage.steps)):
             taken += _moved(task, stage, number, transposed)
@@ -114,9 +115,10 @@ def _looped(task: Task, stage: Steps, transposed: bool) -> int:
     for step, looped in zip(stage.steps, stage.looped, strict=True):
         if not looped or not isinstance(step, Apply | Contract):
             continue
+        every = [*of_step(Kernel.READOUT_ADJOINT, (step,), 0)]
+        passing += [_summed(task, p) for p in (every if kernel.backward else every[:1])]
         own, environment, pull = (
-            p if p.inner >= LEAST_SUM else _NONE
-            for p in (q.parts for q in products(Kernel.READOUT_ADJOINT, (step,)))
+            p if p.inner >= LEAST_SUM else _NONE for p in (q.parts for q in every)
         )
         left, right = (not stage.looped[ref] for ref in operands(step))
         fixed = own.left * left + own.right * right
@@ -135,6 +137,14 @@ def _looped(task: Task, stage: Steps, transposed: bool) -> int:
     return sum(kept) + max(passing)
 
 
+def _summed(task: Task, product: Product) -> int:
+    """Entries of results whose parts were made side by side, once for each warp that has some."""
+    if product.parts.batch == product.batch:
+        return 0
+    results = product.batch * product.rows * product.columns
+    return results * product.parts.dealt(task.warps).batch_warps
+
+
 def _in_columns(task: Task, stage: Steps, right: Ref, product: Product) -> bool:
     """Whether each thread makes whole columns, and has those of the right operand already."""
     source = stage.steps[right]
@@ -151,6 +161,5 @@ def _met(task: Task, whole: Product) -> list[int]:
     if not any(any(stage.looped) for stage in task.stages):
         parts = task.met.batch // whole.batch
         halves = max(whole.inner, LEAST_SUM) // (task.met.inner * parts)
-        summed = results * task.met.dealt(task.warps).batch_warps if parts > 1 else 0
-        found.append(task.met.right * halves + max(task.met.left, summed))
+        found.append(task.met.right * halves + max(task.met.left, _summed(task, whole)))
     return found

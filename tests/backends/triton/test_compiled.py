@@ -17,7 +17,8 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: no kerne
 # Bytes a thread: the compiler in the oldest version keeps one value of a kernel elsewhere.
 STACK = 8 if triton.__version__.startswith("3.6.") else 0
 
-# A tree whose readout loops over tiles; mixers across blocks; a tree of legs of 3, filled up.
+# A tree whose readout loops over tiles; mixers across blocks; a tree of legs of 3, filled up; much
+# to do before a loop.
 LAYERS = {
     "ttn": "layer n : Linear(256, 256) from TTN(latent = 3) { modes = fold(radix = 2) }",
     "attn": "layer n : Linear(16, 16) from aTTN(latent = 2) { modes = fold(radix = 2) }",
@@ -25,6 +26,9 @@ LAYERS = {
     "passes": (
         "layer n : Linear(384, 384) from TTN(latent = 2)"
         " { modes = [o as auto(count = 4), i as auto(count = 4)]  bond = 12 }"
+    ),
+    "bricks": (
+        "layer n : Linear(1024, 1024) from BrickWall(depth = 2) { modes = [o by 2, i by 2] }"
     ),
     "large": "layer n : Linear(4096, 4096) from TTN(latent = 5) { modes = fold(radix = 2) }",
 }
@@ -120,6 +124,11 @@ def test_no_sum_is_made_again(layers: dict[str, Kernels]) -> None:
         if most is not None:
             found = compiled(case, 90)
             assert found.looped * 32 * found.warps / case.entries < most
+
+
+def test_what_comes_before_a_loop(layers: dict[str, Kernels]) -> None:
+    """A large state meets many cores there; in tiles of a loop little is left of it."""
+    check(taken(layers["bricks"], only=READOUT))
 
 
 def test_a_layer_tile_by_tile(layers: dict[str, Kernels]) -> None:
