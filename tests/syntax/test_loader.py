@@ -33,6 +33,26 @@ def test_a_diamond_of_imports_is_fine(tmp_path: Path) -> None:
     assert plan_source(read(main), Options()).plan.layers
 
 
+@pytest.mark.parametrize(("own", "clashes"), [("", True), ("let width = 3\n", False)])
+@pytest.mark.parametrize("other", ["let width = 16\n", "topology width(n) { root dense(n) }\n"])
+def test_two_imports_may_not_define_one_name(
+    other: str, own: str, clashes: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "a.tn").write_text("let width = 8\nlet height = width\n")
+    (tmp_path / "b.tn").write_text(other)
+    main = tmp_path / "main.tn"
+    imports = 'import "a.tn"\nimport "b.tn"\nimport "a.tn"\n'
+    main.write_text(imports + own + LAYER.format("TTN").replace("(n)", "(width)"))
+    if not clashes:
+        plan_source(read(main), Options(cache=False))
+        return
+    with pytest.raises(DiagnosticError) as caught:
+        plan_source(read(main), Options(cache=False))
+    said = str(caught.value)
+    assert "E0210" in said
+    assert "`width` is defined in two imported files" in said
+
+
 def test_a_circle_of_imports_names_its_route(tmp_path: Path) -> None:
     (tmp_path / "a.tn").write_text('import "b.tn"\n')
     (tmp_path / "b.tn").write_text('import "c.tn"\n')

@@ -62,11 +62,7 @@ def names_of(
     names = done[id(unit)] = Names()
     if unit is not standard():
         names.sources |= names_of(standard(), {}, findings, done).sources
-    for imported in unit.imports:
-        inner = names_of(imported, {}, findings, done)
-        names.sources |= inner.sources
-        names.scope.names |= inner.scope.names
-        names.failed |= inner.failed
+    _import(unit, names, findings, done)
     scope = names.scope
     for item in unit.file.items:
         if not isinstance(item, ast.Topology | ast.Network):
@@ -82,6 +78,28 @@ def names_of(
         if isinstance(item, ast.Let):
             _define(item, names, definitions, findings)
     return names
+
+
+def _import(unit: Unit, names: Names, findings: Findings, done: dict[int, Names]) -> None:
+    """Bring in the names of imported files; two meanings of one that is not defined here clash."""
+    shared = {id(source) for source in names.sources.values()}  # the standard ones
+    own = {
+        i.name.name for i in unit.file.items if isinstance(i, ast.Topology | ast.Network | ast.Let)
+    }
+    seen: dict[str, tuple[object, Span]] = {}
+    statements = (item for item in unit.file.items if isinstance(item, ast.Import))
+    for statement, imported in zip(statements, unit.imports, strict=True):
+        inner = names_of(imported, {}, findings, done)
+        meanings = {n: s for n, s in inner.sources.items() if id(s) not in shared}
+        span = statement.path.span
+        for name, meaning in (meanings | inner.scope.names).items():
+            before, first = seen.setdefault(name, (meaning, span))
+            if before is not meaning and name not in own:
+                reason = f"`{name}` is defined in two imported files"
+                findings.add(errors.Conflict(span, reason, first))
+        names.sources |= inner.sources
+        names.scope.names |= inner.scope.names
+        names.failed |= inner.failed
 
 
 def _define(
