@@ -148,6 +148,17 @@ class NoEffect(Diagnostic):
 
 
 @dataclass(frozen=True)
+class NothingTrained(Diagnostic):
+    """A generator whose weight never changes."""
+
+    code: ClassVar = "W0304"
+    severity: ClassVar = Severity.WARNING
+    title: ClassVar = "the weight of layer `{name}` is never trained"
+    label: ClassVar = "all tensors here are frozen or constant"
+    name: str
+
+
+@dataclass(frozen=True)
 class InTopology(Diagnostic):
     """A fault of a topology, shown with the layer whose use of it brought it out."""
 

@@ -344,6 +344,9 @@ class _LayerBuilder:
                     share=modes.padding / modes.generated,
                 )
             )
+        learnt = any(s.activation is not None and s.activation.parameters for s in layer.stages)
+        if not learnt and all(parameter.frozen for parameter in layer.parameters):
+            self.findings.add(target_errors.NothingTrained(self.node.source.span, layer.name))
         if layer.parameter_count >= layer.dense_parameter_count:
             self.findings.add(
                 target_errors.NotSmaller(
