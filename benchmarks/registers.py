@@ -30,7 +30,14 @@ from scipy.optimize import linprog
 from benchmarks.ahead import ARCHITECTURES, Case, Kernels, compiled
 from benchmarks.kernels import TOLERANCE, example_files, kernel_text
 from tncompile.driver import source_from
-from tncompile.plan.occupancy import DEALT, MOST_REGISTERS, ROOM
+from tncompile.plan.occupancy import (
+    DEALT,
+    HALF_REGISTERS,
+    LEFT_OUT,
+    MOST_REGISTERS,
+    ROOM,
+    may_share,
+)
 from tncompile.plan.products import Task
 from tncompile.plan.registers import comes_early, counts, weights
 from tncompile.source import SourceFile
@@ -101,6 +108,7 @@ def _row(number: int) -> dict[str, Any]:
         "batch": case.constants.get("BATCH"),
         "architecture": architecture,
         "example": example,
+        "may_share": may_share(task),
         "model": _model(task, early),
         "weights": sorted(weights(task, early)),
         "taken": taken,
@@ -156,10 +164,18 @@ def fit(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _bounds(row: Mapping[str, Any], bounded: bool) -> tuple[float, float]:
     """What a prediction may be: with a bound on registers, so that nothing spills."""
-    most = (1 + TOLERANCE) * row["taken"]
+    least, most = (1 - TOLERANCE) * row["taken"], (1 + TOLERANCE) * row["taken"]
     if bounded:
         return -(-row["needed"] // DEALT) * DEALT / ROOM, most
-    return (1 - TOLERANCE) * row["taken"], most if row["needed"] < _SPILLS else 2 * most
+    if row["needed"] >= _SPILLS:
+        return least, 2 * most
+    if row["may_share"]:
+        shared = LEFT_OUT * HALF_REGISTERS  # predictions up to there are a bound of half of them
+        if row["needed"] > HALF_REGISTERS:
+            return max(least, shared), max(most, shared)
+        if row["taken"] > HALF_REGISTERS:
+            return (1 - TOLERANCE) * HALF_REGISTERS, shared
+    return least, most
 
 
 def _weights(

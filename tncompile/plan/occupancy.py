@@ -64,13 +64,17 @@ class Footprint:
 TOTAL = Footprint(warps=4, registers=36, shared_bytes=1024, hopper_bytes=1024)
 
 
+def may_share(task: Task) -> bool:
+    """Whether two programs shall share a multiprocessor, if few enough registers do."""
+    return task.kernel in (Kernel.READOUT, Kernel.PASS) and task.warps == 8
+
+
 def footprint(task: Task) -> Footprint:
     """What a program takes in float32."""
     taken, most = registers(task), MOST_REGISTERS
     if task.meeting is not None and not task.kernel.backward:
         most = min(max(int(ROOM * taken) // DEALT * DEALT, LEAST_REGISTERS), MOST_REGISTERS)
-    shares = task.kernel in (Kernel.READOUT, Kernel.PASS) and task.warps == 8
-    if shares and taken <= LEFT_OUT * HALF_REGISTERS:
+    if may_share(task) and taken <= LEFT_OUT * HALF_REGISTERS:
         most, taken = HALF_REGISTERS, min(taken, HALF_REGISTERS)
     shared, hopper = (shared_bytes(task, transposed=later) for later in (False, True))
     return Footprint(task.warps, taken, shared, hopper, most, task)

@@ -146,7 +146,7 @@ _MADE: Mapping[tuple[Kernel, bool], Mapping[str, float]] = {
     (Kernel.READOUT, False): {
         "one": 2.04, "held": 0.405, "outer": 0.553, "dots": 13.2,
     },
-    (Kernel.READOUT, True): {"one": 24.3, "held": 0.638, "result": 0.999, "loaded": 2.25},
+    (Kernel.READOUT, True): {"one": 24.7, "held": 0.801, "largest": 1.01, "loaded": 1.61},
     (Kernel.READOUT_ADJOINT, False): {
         "one": 75, "held": 0.252, "loads": 4.06, "result": 1.76, "state": 2.37,
     },
