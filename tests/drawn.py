@@ -144,18 +144,22 @@ class Drawn:
 
 
 @st.composite
-def networks(draw: st.DrawFn, most: int = 12) -> Drawn:
-    """One or two stages of up to `most` tensors together, hyperedges, traces, constants."""
+def networks(draw: st.DrawFn, most: int = 12, ends: bool = True) -> Drawn:
+    """One or two stages of up to `most` tensors together, hyperedges, traces, constants.
+
+    With `ends` some indices end in vectors of ones.
+    """
     radix = draw(st.sampled_from([2, 2, 3]))
     sizes: dict[str, int] = {}
     legs = tuple(f"leg[{k}]" for k in range(1, draw(st.integers(1, 5)) + 1))
     sizes |= dict.fromkeys(legs, radix)
     if not draw(st.booleans()):
-        return Drawn((_part(draw, sizes, "G", legs, (), most),), sizes, radix)
+        return Drawn((_part(draw, sizes, "G", legs, (), most, ends),), sizes, radix)
     state = tuple(f"h[{k}]" for k in range(1, draw(st.integers(1, 4)) + 1))
     sizes |= {name: draw(st.integers(1, 3)) for name in state}
-    hidden = _part(draw, sizes, "F", state, (), most // 2)
-    return Drawn((hidden, _part(draw, sizes, "G", legs, state, most // 2)), sizes, radix)
+    hidden = _part(draw, sizes, "F", state, (), most // 2, ends)
+    last = _part(draw, sizes, "G", legs, state, most // 2, ends)
+    return Drawn((hidden, last), sizes, radix)
 
 
 def _part(
@@ -165,18 +169,24 @@ def _part(
     out: tuple[str, ...],
     incoming: tuple[str, ...],
     most: int,
+    ends: bool,
 ) -> Part:
     count = draw(st.integers(1, most))
     own: list[list[str]] = [[] for _ in range(count)]
     some = st.integers(0, count - 1)
+    ended: list[str] = []
     for name in (*out, *incoming):
-        for place in draw(st.lists(some, min_size=1, max_size=2)):
+        tensors = draw(st.sampled_from([1, 1, 1, 2, 2, *[0] * ends]))
+        for place in draw(st.lists(some, min_size=tensors, max_size=tensors)):
             own[place].append(name)
+        ended += [name] * (not tensors)
     prefix = label.lower()
     bonds = []
     for number in range(draw(st.integers(0, 2 * count))):
         name = f"{prefix}[{number}]"
-        places = draw(st.lists(some, min_size=2, max_size=3))
+        tensors = draw(st.sampled_from([2, 2, 2, 3, *[1, 0] * ends]))
+        places = draw(st.lists(some, min_size=tensors, max_size=tensors))
+        ended += [name] * (2 - tensors)
         sizes[name] = draw(st.integers(1, 3))
         for place in places:
             own[place].append(name)
@@ -192,6 +202,7 @@ def _part(
         tiles.append(Tile(f"{label}{number}" if plain else label, key, order))
     if len(tiles) > 1 and draw(st.booleans()):
         tiles = _tied(draw, tiles, sizes)
+    tiles += [Tile("ones", None, (name,)) for name in ended]
     tiles += _constants(draw, sizes, [*out, *incoming, *bonds])
     return Part(tuple(tiles), out)
 

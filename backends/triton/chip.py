@@ -138,12 +138,24 @@ class Chip:
                 found = self.at(self.dimensions(ref), self.chip.tile.offsets[step.core])
                 pointer = pointer_name(self.parameters[core.parameter])
                 code = f"{load(pointer, found, again)}.to({COMPUTE})"
-            case Identity():
-                self.ranges.add(step.size)
-                code = f"(r{step.size}[:, None] == r{step.size}[None, :]).to({COMPUTE})"
+            case Identity() | Ones():
+                code = self._constant(step)
             case _:
-                code = f"tl.full({step.shape}, 1.0, {COMPUTE})"
+                raise AssertionError(f"{type(step).__name__} is not read")
         yield from commented(f"{name} = {code}", str(step.shape), _WIDTH)
+
+    def _constant(self, step: Identity | Ones) -> str:
+        """A constant; zeros where legs of its core are filled up, which a sum would count."""
+        entry, conditions = f"r{step.size}[:, None]", []
+        if isinstance(step, Identity):
+            conditions.append(f"{entry} == r{step.size}[None, :]")
+        if step.core is not None and (axis := self.chip.tile.axes[step.core][0]).may_end:
+            conditions.append(f"{entry} < {axis.size}")
+        if not conditions:
+            return f"tl.full({step.shape}, 1.0, {COMPUTE})"
+        self.ranges.add(step.size)
+        joined = " & ".join(f"({c})" if len(conditions) > 1 else c for c in conditions)
+        return f"({joined}).to({COMPUTE})"
 
     def dimensions(self, ref: Ref) -> tuple[tuple[Axis, ...], ...]:
         """The axes of a core, or of the incoming state, as the dimensions of its value."""

@@ -35,8 +35,7 @@ def registers(task: Task) -> int:
 
 def comes_early(task: Task) -> bool:
     """Whether what comes before a loop takes more registers than the loop."""
-    apart = task.looped and task.meeting is None
-    return apart and _weighted(task, early=True) > _weighted(task, early=False)
+    return task.looped and _weighted(task, early=True) > _weighted(task, early=False)
 
 
 def _weighted(task: Task, early: bool) -> float:
@@ -67,7 +66,7 @@ def counts(task: Task, early: bool = False) -> Mapping[str, float]:
             if not (early and looped):
                 _count(found, task, stage, number, early)
                 found["result"] = math.prod(stage.steps[number].shape) / task.threads
-    if (met := task.met) is not None:
+    if (met := task.met) is not None and not early:
         found["held"] = max(found["held"], met.registers(task.warps))
         found["inputs"] = met.left / task.threads
         found["outputs"] = met.batch * met.rows * met.columns / task.threads
@@ -121,11 +120,13 @@ def _count(found: dict[str, float], task: Task, stage: Steps, number: int, early
 
 def weights(task: Task, early: bool = False) -> Mapping[str, float]:
     """How many registers each of these counts takes."""
+    if early:
+        return _MADE[Kernel.READOUT_ADJOINT if task.kernel.backward else Kernel.READOUT, False]
     if task.meeting is not None:
         return _MET[task.kernel, task.meeting.parted]
     if task.kernel is Kernel.TRUNK_ADJOINT and not task.stages:
         return _COPIES
-    return _MADE[task.kernel, task.looped and not early]
+    return _MADE[task.kernel, task.looped]
 
 
 _COPIES = {"one": 5.2, "copies": 3, "copied": 0.85, "masked": 3}

@@ -91,7 +91,7 @@ def _are_matrices(cores: Sequence[Core]) -> bool:
     ways: dict[str | None, tuple[bool, int]] = {}
     for core in cores:
         inputs, transposed = core.input_indices, core.is_transposed
-        if core.kind is CoreKind.COPY:
+        if core.kind is CoreKind.COPY or (core.kind is CoreKind.ONES and inputs):
             return False
         if not transposed and core.indices[len(core.indices) - len(inputs) :] != inputs:
             return False

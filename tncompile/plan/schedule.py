@@ -72,9 +72,13 @@ class CoreMatrix:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity matrix: wires of a window that no core touches, copies of an index."""
+    """The identity matrix: wires of a window that no core touches, copies of an index.
+
+    `core` is the constant core that it stands for, if any.
+    """
 
     size: int
+    core: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,9 +88,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Ones:
-    """A column of ones, for the wires of a `root ones(n)`."""
+    """A column of ones, for the wires of a `root ones(n)`: the constant core `core`."""
 
     size: int
+    core: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

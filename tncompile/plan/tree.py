@@ -330,9 +330,9 @@ def core_step(number: int, core: Core) -> Step:
     """The step that reads a core, or makes a constant."""
     match core.kind:
         case CoreKind.ONES:
-            return Ones(core.indices[0].size)
+            return Ones(core.indices[0].size, number)
         case CoreKind.COPY:
-            return Identity(core.indices[0].size)
+            return Identity(core.indices[0].size, number)
         case _:
             return CoreTensor(number, _size(core.indices))
 

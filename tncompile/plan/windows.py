@@ -155,7 +155,7 @@ class Builder:
 
     def _load(self, action: Action, core: Core) -> Ref:
         if core.kind is CoreKind.ONES:
-            return self.add(Ones(core.indices[0].size))
+            return self.add(Ones(core.indices[0].size, action.core))
         rows = size(core.output_indices)
         columns = size(core.input_indices)
         return self.add(CoreMatrix(action.core, rows, columns))

@@ -272,6 +272,25 @@ layer a : Tensor(27) from T() { modes = fold(radix = 3)  bond = 3  activation = 
     assert_like_pytorch(text, tile, 2)
 
 
+@pytest.mark.parametrize(
+    "stages",
+    [
+        "ones(k: 3)  ones(k)  G[1](leg[1], m: 3)  G[2](m, leg[2..3])",
+        "ones(k: 3)  identity(k, j: 3)  ones(j)  G[1](leg[1], m: 3)  G[2](m, leg[2..3])",
+        "stage (h[1..2]: 5) { F[1](h[1], k: 3)  F[2](k, h[2]) }"
+        "  ones(h[2])  G[1](h[1], leg[1], m: 3)  G[2](m, leg[2..3])",
+        "stage (h[1..2]: 3) { F[1](h[1], k: 3)  F[2](k, h[2]) }"
+        "  stage (f[1..2]: 3) { identity(h[2], f[2])  E(h[1], f[1]) }"
+        "  ones(f[2])  G[1](f[1], leg[1], m: 3)  G[2](m, leg[2..3])",
+    ],
+)
+def test_constants_end_with_their_legs(stages: str) -> None:
+    """A leg of three is one of four on chip, and f(0) is not 0: sums go over three."""
+    assert_like_pytorch(
+        _network(stages, "Tensor(8)", "modes = fold(2)  activation = rational"), 4, 2
+    )
+
+
 def test_more_programs_than_are_summed_at_once() -> None:
     text = "layer a : Tensor(256) from TTN(2) { activation = tanh }"
     assert "_add_rows(partial_ptr, total_ptr, block, share * 64, " in emitted(text, 4, 64)
