@@ -129,7 +129,7 @@ def leg_axis(leg: Leg, stride: int) -> Axis:
     return Axis(leg.index.name, leg.index.size, stride, leg.block, digit)
 
 
-def load(pointer: str, where: Address, more: str = "") -> str:
+def loaded(pointer: str, where: Address, more: str = "") -> str:
     """An expression that reads a value, zero where there is nothing."""
     mask = f", mask={where.mask}, other=0.0" if where.mask else ""
     return f"tl.load({pointer} + {where.offset}{mask}{more})"

@@ -33,7 +33,7 @@ from tncompile.plan.schedule import (
 from tncompile.plan.tiles import Axis, Place
 from tncompile.plan.tiling import ChipStage
 
-from .addresses import Address, address, load
+from .addresses import Address, address, loaded
 
 Shape = tuple[int, ...]
 COMPUTE = "COMPUTE"  # the dtype in which a kernel computes
@@ -131,13 +131,13 @@ class Chip:
         again = ", volatile=True" if self.again else ""  # otherwise the first value is kept
         match step:
             case State():
-                code = load(self.state, self.at((self.chip.tile.state,), self.start), again)
+                code = loaded(self.state, self.at((self.chip.tile.state,), self.start), again)
             case CoreMatrix() | CoreTensor():
                 core = self.chip.stage.cores[step.core]
                 assert core.parameter is not None
                 found = self.at(self.dimensions(ref), self.chip.tile.offsets[step.core])
                 pointer = pointer_name(self.parameters[core.parameter])
-                code = f"{load(pointer, found, again)}.to({COMPUTE})"
+                code = f"{loaded(pointer, found, again)}.to({COMPUTE})"
             case Identity() | Ones():
                 code = self._constant(step)
             case _:

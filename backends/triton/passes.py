@@ -13,7 +13,7 @@ from tncompile.plan.kernels import Pass
 from tncompile.plan.tiles import Place
 from tncompile.plan.tiling import ChipStage
 
-from .addresses import Address, leg_axis, load, store
+from .addresses import Address, leg_axis, loaded, store
 from .chip import Chip, Pull
 from .kernels import KernelView, LayerKernels, flat
 from .sums import Sums, after_tiles, digit_lines, needed_first, total
@@ -94,7 +94,7 @@ class PassWriter:
         return writer.at((tuple(reversed(axes)),), start)
 
     def _load(self, writer: Chip, pointer: str, start: int) -> str:
-        return load(pointer, self._at(writer, start))
+        return loaded(pointer, self._at(writer, start))
 
     def _forward(self) -> KernelView:
         """The state after the pass, tile by tile."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tncompile.plan.products import Kernel
 from tncompile.plan.tiles import Place
 
-from .addresses import Address, leg_axis, load, store, times
+from .addresses import Address, leg_axis, loaded, store, times
 from .chip import COMPUTE, Chip, Pull
 from .kernels import LARGEST_INT32, WIDE, KernelView, LayerKernels, flat
 from .sums import Sums, after_tiles, digit_lines, needed_first, read_again, read_anew
@@ -71,7 +71,7 @@ class Readout:
         body += writer.run([r for r in needed_first(writer, before, inside) if r not in anew])
         lines, where = self._where(writer)
         inner = [*self._digits(Place.LOOP), *lines]  # the gradient comes while other steps run
-        inner += [f"g = {load('gradient_ptr', where)}.to({COMPUTE})"]
+        inner += [f"g = {loaded('gradient_ptr', where)}.to({COMPUTE})"]
         inner += writer.run(sorted([*anew, *read_again(writer, inside)]))
         if loops > 1:
             inner += pull.run(inside)

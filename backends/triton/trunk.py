@@ -17,7 +17,7 @@ from tncompile.plan.schedule import (
 from tncompile.plan.tiles import padded
 
 from .activations import Elementwise
-from .addresses import address, leg_axis, load, store
+from .addresses import address, leg_axis, loaded, store
 from .chip import Chip, Pull
 from .kernels import KernelView, LayerKernels, flat
 from .layouts import is_core
@@ -136,7 +136,7 @@ def _summed_state(kernels: LayerKernels, pointer: str, used: set[int]) -> str:
         axes.append(leg_axis(leg, stride))
         stride *= leg.block
     used.add(stride)
-    return load(pointer, address((axes[::-1],), kernels.layout.sums[0].state))
+    return loaded(pointer, address((axes[::-1],), kernels.layout.sums[0].state))
 
 
 def _summed_gradients(kernels: LayerKernels, used: set[int]) -> Iterator[str]:

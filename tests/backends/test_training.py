@@ -23,6 +23,7 @@ from tests.backends.layers import (
     parameters,
     reference,
 )
+from tests.fresh import fresh_memory_is_nan
 
 TAKES_INPUT = [n for n in CASES if CASES[n].sample is not None]
 
@@ -238,10 +239,8 @@ def test_nothing_is_kept_by_a_cycle(name: str, with_backward: bool) -> None:
 
 @pytest.fixture
 def _deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    yield
-    torch.use_deterministic_algorithms(False)
+    with fresh_memory_is_nan():
+        yield
 
 
 @pytest.mark.usefixtures("_deterministic")

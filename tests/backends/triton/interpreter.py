@@ -26,6 +26,7 @@ from torch import nn
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
+from tests.fresh import fresh_memory_is_nan
 from tncompile.api import import_text
 from tncompile.diagnostics import Findings
 from tncompile.driver import read_program
@@ -52,13 +53,10 @@ def interpreting() -> Iterator[None]:
                 if isinstance(value, JITFunction):
                     setattr(space, name, _interpreted(value))
         assert triton.knobs.runtime.interpret
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(True)
-        assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
         try:
-            yield
+            with fresh_memory_is_nan():
+                yield
         finally:
-            torch.use_deterministic_algorithms(deterministic)
             for space, names in zip(_SPACES, before, strict=True):
                 now = vars(space)
                 for name in [name for name, value in names.items() if now[name] is not value]:

@@ -20,6 +20,7 @@ from tests.backends.triton.emulator.machine import Machine
 from tests.backends.triton.emulator.memory import Tensors, Traffic
 from tests.backends.triton.emulator.operations import operation
 from tests.backends.triton.emulator.program import parse
+from tests.fresh import fresh_memory_is_nan
 
 
 class _Device:
@@ -69,13 +70,8 @@ def emulating(
         patch.setattr(driver, "_active", _Device(architecture))
         patch.setattr(JITFunction, "run", run)
         patch.setattr(module, "_by_kernels", lambda name, cores: True)
-        # What nobody wrote is no number.
-        before = torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(True)
-        try:
+        with fresh_memory_is_nan():
             yield found
-        finally:
-            torch.use_deterministic_algorithms(before)
 
 
 def _launched(kernel: Any, ptx: str, named: dict[str, Any], grid: tuple[int, int, int]) -> Launch:
