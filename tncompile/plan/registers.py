@@ -34,8 +34,13 @@ def registers(task: Task) -> int:
 
 
 def comes_early(task: Task) -> bool:
-    """Whether what comes before a loop takes more registers than the loop."""
-    return task.looped and _weighted(task, early=True) > _weighted(task, early=False)
+    """Whether what comes before a loop takes more registers than the loop.
+
+    An adjoint that a batch meets counts both at once.
+    """
+    if not task.looped or (task.meeting is not None and task.kernel.backward):
+        return False
+    return _weighted(task, early=True) > _weighted(task, early=False)
 
 
 def _weighted(task: Task, early: bool) -> float:
