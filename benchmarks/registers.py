@@ -39,7 +39,7 @@ from tncompile.plan.occupancy import (
     ROOM,
     may_share,
 )
-from tncompile.plan.products import Task
+from tncompile.plan.products import Kernel, Task
 from tncompile.plan.registers import comes_early, counts, weights
 from tncompile.source import SourceFile
 
@@ -122,8 +122,10 @@ def _model(task: Task, early: bool) -> str:
     """A name for the model of a task: kernels that share their weights have the same."""
     if not task.stages:
         return "copies of gradients"
+    if early:
+        return str((Kernel.READOUT_ADJOINT if task.kernel.backward else Kernel.READOUT).value)
     parted = task.meeting is not None and task.meeting.parted and not task.kernel.backward
-    looped = task.meeting is None and task.looped and not early
+    looped = task.meeting is None and task.looped
     return task.kernel.value + ", in parts" * parted + ", tile by tile" * looped
 
 
@@ -148,9 +150,8 @@ def fit(rows: Sequence[Mapping[str, Any]]) -> None:
     for model in sorted({row["model"] for row in rows}):
         own = [row for row in rows if row["model"] == model]
         names = own[0]["weights"]
-        bounded = own[0]["batch"] is not None and "adjoint" not in model
         given = np.array([[row["counts"][name] for name in names] for row in own])
-        least, most = np.array([_bounds(row, bounded) for row in own]).T
+        least, most = np.array([_bounds(row) for row in own]).T
         examples = np.array([row["example"] for row in own])
         found = _weights(given, least, most, examples)
         print(f"{model}, of {examples.sum()} kernels of examples and {sum(~examples)} others:")
@@ -164,10 +165,10 @@ def fit(rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"    hold for {(hold & ~examples).sum()} of the others")
 
 
-def _bounds(row: Mapping[str, Any], bounded: bool) -> tuple[float, float]:
+def _bounds(row: Mapping[str, Any]) -> tuple[float, float]:
     """What a prediction may be: with a bound on registers, so that nothing spills."""
     least, most = (1 - TOLERANCE) * row["taken"], (1 + TOLERANCE) * row["taken"]
-    if bounded:
+    if row["batch"] is not None and not row["kernel"].endswith("adjoint"):
         return -(-row["needed"] // DEALT) * DEALT / ROOM, most
     if row["needed"] >= _SPILLS:
         return least, 2 * most

@@ -188,9 +188,17 @@ def test_weights_hold_for_examples_first(
 ) -> None:
     registers = pytest.importorskip("benchmarks.registers")
     taken = [(8.0, 26.0, True), (16.0, 42.0, True), *((8.0, own, False) for own in others)]
-    row = {"model": "readout", "batch": None, "may_share": False, "weights": ["held", "one"]}
+    row = {"model": "readout", "kernel": "_a_readout", "batch": None, "may_share": False}
+    names = ["held", "one"]
     rows = [
-        row | {"counts": {"held": held, "one": 1.0}, "taken": own, "needed": own, "example": given}
+        row
+        | {
+            "weights": names,
+            "counts": {"held": held, "one": 1.0},
+            "taken": own,
+            "needed": own,
+            "example": given,
+        }
         for held, own, given in taken
     ]
     registers.fit(rows)

@@ -87,7 +87,10 @@ class Row:
 
 
 def _are_matrices(cores: Sequence[Core]) -> bool:
-    """Whether each core is stored as a matrix of inputs and outputs, alike in a parameter."""
+    """Whether each core is stored as a matrix of inputs and outputs, alike in a parameter.
+
+    Constants are not, but for ones that put a wire there.
+    """
     ways: dict[str | None, tuple[bool, int]] = {}
     for core in cores:
         inputs, transposed = core.input_indices, core.is_transposed

@@ -8,8 +8,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.backends.layers import CASES
@@ -19,13 +17,9 @@ from tests.backends.triton.interpreter import (
     compiled,
     emitted,
     fill,
-    interpreting,
     launches,
     without_kernels,
 )
-from tests.drawn import Drawn, networks
-from tests.reference import Row
-from tests.strategies import rows
 from tncompile.graph.activations import ACTIVATIONS
 
 pytestmark = pytest.mark.usefixtures("interpreter")
@@ -282,6 +276,9 @@ layer a : Tensor(27) from T() { modes = fold(radix = 3)  bond = 3  activation = 
         "stage (h[1..2]: 3) { F[1](h[1], k: 3)  F[2](k, h[2]) }"
         "  stage (f[1..2]: 3) { identity(h[2], f[2])  E(h[1], f[1]) }"
         "  ones(f[2])  G[1](f[1], leg[1], m: 3)  G[2](m, leg[2..3])",
+        "stage (h[1..2]: 3) { F[1](h[1], k: 3)  F[2](k, h[2]) }"
+        "  stage (f: 3) { ones(h[2])  E(h[1], f) }"
+        "  G[1](f, leg[1], m: 3)  G[2](m, leg[2..3])",
     ],
 )
 def test_constants_end_with_their_legs(stages: str) -> None:
@@ -300,65 +297,6 @@ def test_more_programs_than_are_summed_at_once() -> None:
 def test_a_single_tensor_has_no_kernels() -> None:
     text = emitted(_network("G(leg[1..4])", "Tensor(16)", "modes = fold(2)"))
     assert "# As PyTorch code on every device: stage 1 is a single tensor." in text
-
-
-# --- random networks -------------------------------------------------------------------------
-
-GRIDS = st.sampled_from(
-    [(4, 1, None), (4, 4, None), (8, 2, None), (16, 3, None), (8, 2, 16), (16, 2, 64)]
-)
-
-
-def assert_one_core_at_a_time(
-    network: Row | Drawn, tile: int, programs: int, largest: int | None
-) -> None:
-    """Kernels against the tests' own reading of a network.
-
-    Some have none: a single tensor, or an intermediate that fits no program.
-    """
-    # The interpreter takes its time for each tile.
-    tile = max(tile, 1 << (network.radix**network.order // 16).bit_length())
-    with interpreting():
-        text, most = network.text("tanh"), largest and max(largest, tile)
-        weight = compiled(text, tile, programs, largest=most).AWeight(dtype=torch.float64)
-        fill(weight)
-        cores = {k: v.detach().clone().requires_grad_() for k, v in weight.state_dict().items()}
-        wanted = network.generate(cores, torch.tanh)
-        upstream = torch.randn_like(wanted)
-        if "As PyTorch code" in emitted(text, tile, programs, largest=most):
-            return
-        found = by_kernels(weight, upstream)
-    torch.autograd.backward(wanted, upstream)
-    scale = float(wanted.detach().abs().max())
-    assert float((found[""] - wanted).detach().abs().max()) <= 1e-12 * scale
-    # Where tanh is flat, 1 - h^2 of a rounded h has few digits: an error beside the steepest.
-    steepest = max(float(core.grad.abs().max()) for core in cores.values() if core.grad is not None)
-    for name, _ in weight.named_parameters():
-        grad = cores[name].grad
-        assert grad is not None
-        bound = 1e-10 * float(grad.abs().max()) + 1e-14 * steepest
-        assert float((found[name] - grad).abs().max()) <= max(bound, 1e-30), name
-
-
-FEW = settings(
-    max_examples=6,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    # Each example has a context of its own.
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-@given(rows(), GRIDS)
-@FEW
-def test_random_topologies(row: Row, grid: tuple[int, int, int | None]) -> None:
-    assert_one_core_at_a_time(row, *grid)
-
-
-@given(networks(), GRIDS)
-@FEW
-def test_random_networks(network: Drawn, grid: tuple[int, int, int | None]) -> None:
-    assert_one_core_at_a_time(network, *grid)
 
 
 # --- launches, repeatability -----------------------------------------------------------------
